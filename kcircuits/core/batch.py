@@ -1,0 +1,161 @@
+"""Prompts as token ids, ready for the engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from kcircuits.core.facts import Use
+from kcircuits.errors import FactsError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """Clean and corrupt prompts of many facts, padded on the right.
+
+    Attributes:
+        clean: Token ids.
+        corrupt: Token ids of equal length per row.
+        lengths: Number of real tokens of each row; the answer is read at position length - 1.
+        target: First token of the right answer.
+        foil: First token of the corrupt prompt's answer.
+        fact_idx: Which fact each row belongs to, an index into ``fact_ids``.
+        fact_ids: Names of the facts, in the order of every result's fact axis.
+        prompt_idx: Position of each row among its fact's prompts.
+        uses: What each row is for; None where prompts have no declared use, and then every row
+            serves for discovery and evaluation alike.
+        candidates: First tokens of the answers among which each row's target is ranked; empty
+            where the fact names none.
+    """
+
+    clean: Int[np.ndarray, "prompt pos"]
+    corrupt: Int[np.ndarray, "prompt pos"]
+    lengths: Int[np.ndarray, " prompt"]
+    target: Int[np.ndarray, " prompt"]
+    foil: Int[np.ndarray, " prompt"]
+    fact_idx: Int[np.ndarray, " prompt"]
+    fact_ids: tuple[str, ...]
+    prompt_idx: Int[np.ndarray, " prompt"]
+    uses: tuple[Use, ...] | None = None
+    candidates: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean: Any,
+        corrupt: Any,
+        target_foil: Any,
+        *,
+        lengths: Any = None,
+        fact_idx: Any = None,
+        fact_ids: Sequence[str] | None = None,
+    ) -> "PromptBatch":
+        """A batch from token ids, for models without a tokenizer.
+
+        Args:
+            clean: Ids [prompt, pos]; anything that numpy reads, torch tensors included.
+            corrupt: Ids [prompt, pos].
+            target_foil: Ids [prompt, 2], the target and the foil token of each row.
+            lengths: Real tokens per row; default all positions.
+            fact_idx: Fact of each row; default one fact per row.
+            fact_ids: Names of the facts; default ``fact-0``, ``fact-1``, ...
+
+        Raises:
+            FactsError: Shapes that do not fit, or a row whose clean and corrupt prompts or whose
+                target and foil are equal.
+        """
+        clean, corrupt, pair = (_ids(x) for x in (clean, corrupt, target_foil))
+        n_prompts = len(clean)
+        if clean.ndim != 2 or clean.shape != corrupt.shape or pair.shape != (n_prompts, 2):
+            raise FactsError(
+                f"clean {clean.shape}, corrupt {corrupt.shape} and target_foil {pair.shape} "
+                "do not fit together",
+                hint="give clean and corrupt as [prompt, pos] and target_foil as [prompt, 2]",
+            )
+        rows = np.arange(n_prompts) if fact_idx is None else _ids(fact_idx)
+        n_facts = int(rows.max(initial=-1)) + 1
+        names = tuple(f"fact-{i}" for i in range(n_facts)) if fact_ids is None else tuple(fact_ids)
+        if rows.shape != (n_prompts,) or set(rows.tolist()) != set(range(len(names))):
+            raise FactsError(
+                f"fact_idx must name each of the {len(names)} facts and give one fact per row "
+                f"({n_prompts} rows)",
+                field="fact_idx",
+            )
+        seen = np.zeros(n_facts, dtype=np.int64)
+        prompt_idx = np.zeros(n_prompts, dtype=np.int64)
+        for row, fact in enumerate(rows):
+            prompt_idx[row] = seen[fact]
+            seen[fact] += 1
+        full = np.full(n_prompts, clean.shape[1], dtype=np.int64)
+        return cls(
+            clean=clean,
+            corrupt=corrupt,
+            lengths=full if lengths is None else _ids(lengths),
+            target=pair[:, 0],
+            foil=pair[:, 1],
+            fact_idx=rows,
+            fact_ids=names,
+            prompt_idx=prompt_idx,
+        )
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def n_facts(self) -> int:
+        """Number of facts, those without a row of some use included."""
+        return len(self.fact_ids)
+
+    @property
+    def pos_mask(self) -> Bool[np.ndarray, "prompt pos"]:
+        """True at real tokens."""
+        return np.arange(self.clean.shape[1])[None, :] < self.lengths[:, None]
+
+    @property
+    def prefix_lengths(self) -> Int[np.ndarray, " prompt"]:
+        """Tokens before the first one where clean and corrupt differ."""
+        differs = (self.clean != self.corrupt) & self.pos_mask
+        return np.where(differs.any(1), differs.argmax(1), self.lengths - 1)
+
+    def rows(self, index: Any) -> "PromptBatch":
+        """The batch with only the given rows, cut to their longest; the fact axis is kept."""
+        index = np.arange(len(self))[index]
+        width = int(self.lengths[index].max(initial=1))
+        return replace(
+            self,
+            clean=self.clean[index, :width],
+            corrupt=self.corrupt[index, :width],
+            lengths=self.lengths[index],
+            target=self.target[index],
+            foil=self.foil[index],
+            fact_idx=self.fact_idx[index],
+            prompt_idx=self.prompt_idx[index],
+            uses=None if self.uses is None else tuple(self.uses[i] for i in index),
+            candidates=tuple(self.candidates[i] for i in index) if self.candidates else (),
+        )
+
+    def with_use(self, use: Use) -> "PromptBatch":
+        """The rows for one use; all rows where no use is declared."""
+        if self.uses is None:
+            return self
+        return self.rows(np.array([u == use for u in self.uses], dtype=bool))
+
+    def facts(self, fact_ids: Sequence[str]) -> "PromptBatch":
+        """The batch of only the given facts, in the given order."""
+        unknown = [name for name in fact_ids if name not in self.fact_ids]
+        if unknown:
+            raise UsageError(f"fact {unknown[0]!r} is not in this batch", field="facts")
+        order = {self.fact_ids.index(name): i for i, name in enumerate(fact_ids)}
+        keep = np.array([row for row, fact in enumerate(self.fact_idx) if int(fact) in order])
+        chosen = self.rows(keep.astype(np.int64))
+        new_idx = np.array([order[int(fact)] for fact in chosen.fact_idx], dtype=np.int64)
+        return replace(chosen, fact_idx=new_idx, fact_ids=tuple(fact_ids))
+
+
+def _ids(values: Any) -> Int[np.ndarray, "..."]:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise FactsError(f"token ids must be whole numbers, not {array.dtype}", field="tokens")
+    return array.astype(np.int64)

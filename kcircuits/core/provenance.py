@@ -1,0 +1,28 @@
+"""Where a number comes from: enough to compute it again and to tell whether two compare."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+# Raised whenever the same inputs would give other numbers; part of every cell's key.
+NUMERICS_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Method, parameters and model of a result.
+
+    Attributes:
+        method: Name in the registry, e.g. ``eap-ig-inputs``.
+        params: All parameters of the method, defaults filled in; JSON values.
+        checkpoint: Content hash of the checkpoint, if it came from a folder.
+        dtype: Floating-point type of the computation.
+        numerics: ``NUMERICS_VERSION`` when the result was made.
+    """
+
+    method: str
+    params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    checkpoint: str | None = None
+    dtype: str = "float32"
+    numerics: int = NUMERICS_VERSION
