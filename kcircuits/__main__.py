@@ -1,0 +1,7 @@
+"""``python -m kcircuits``."""
+
+import sys
+
+from kcircuits.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,116 @@
+"""The command line's parser, the options that all verbs share, and what they mean.
+
+Flag over environment over manifest over default: each long option ``--some-option`` of a verb
+can be given as ``KCIRCUITS_SOME_OPTION``.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from kcircuits.errors import UsageError
+
+if TYPE_CHECKING:
+    from kcircuits.core.manifest import Manifest
+
+MANIFEST = Path("checkpoints_manifest.yaml")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError and reads ``KCIRCUITS_*``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse with the environment's options in front, so that flags override them."""
+        given = list(args or ())
+        return super().parse_known_args([*self._from_environment(given), *given], namespace)
+
+    def _from_environment(self, given: Sequence[str]) -> Iterator[str]:
+        flags = {arg.split("=")[0] for arg in given}
+        for action in self._actions:
+            name = next((s for s in action.option_strings if s.startswith("--")), None)
+            value = os.environ.get(variable(action.dest))
+            rivals = {
+                flag
+                for group in self._mutually_exclusive_groups
+                if action in group._group_actions
+                for member in group._group_actions
+                for flag in member.option_strings
+            }
+            if name is None or value is None or action.dest == "version" or rivals & flags:
+                continue
+            if action.nargs != 0:
+                yield f"{name}={value}"
+            elif switched_on(action.dest):
+                yield name
+
+
+def variable(dest: str) -> str:
+    """The environment variable of an option; ``--run DIR`` is ``KCIRCUITS_RUN``."""
+    return "KCIRCUITS_" + dest.removesuffix("_dir").upper()
+
+
+def switched_on(dest: str) -> bool:
+    """Whether the environment sets a flag.
+
+    Raises:
+        UsageError: The variable holds neither a yes nor a no.
+    """
+    value = os.environ.get(variable(dest), "").lower()
+    if value not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise UsageError(
+            f"{variable(dest)}={value!r} is neither on nor off", field=dest, hint="set it to 1 or 0"
+        )
+    return value in ("1", "true", "yes", "on")
+
+
+def common(*, paths: bool = True) -> argparse.ArgumentParser:
+    """The options of every verb, to be given as ``parents=[common()]``.
+
+    They arrive as ``args.run_dir``, ``args.manifest`` (both None where absent), ``args.json``,
+    ``args.debug`` and ``args.quiet``.
+
+    Args:
+        paths: With ``--run DIR`` and ``--manifest FILE``.
+    """
+    parent = argparse.ArgumentParser(add_help=False)
+    group = parent.add_argument_group("options of every verb")
+    if paths:
+        group.add_argument(
+            "--run",
+            dest="run_dir",
+            type=Path,
+            metavar="DIR",
+            help="the run's folder (default: runs/<manifest's run> beside the manifest)",
+        )
+        group.add_argument(
+            "--manifest", type=Path, metavar="FILE", help=f"the manifest (default: {MANIFEST})"
+        )
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parent
+
+
+def manifest_of(args: argparse.Namespace) -> "Manifest":
+    """The manifest that ``--manifest`` names, or the one in the current folder."""
+    from kcircuits.io.manifest import load_manifest
+
+    return load_manifest(args.manifest or MANIFEST)
+
+
+def run_dir_of(args: argparse.Namespace) -> Path:
+    """The run folder: ``--run``, or ``runs/<run>`` beside the manifest."""
+    if args.run_dir is not None:
+        return args.run_dir
+    manifest = manifest_of(args)
+    folder = manifest.path.parent if manifest.path else Path()
+    return folder / "runs" / manifest.run

@@ -1,0 +1,93 @@
+"""What the command line prints: text that is safe on a terminal, tables, JSON, errors.
+
+Data goes to stdout; warnings, errors and progress go to stderr.
+"""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from kcircuits.errors import KCircuitsError
+
+# Control, format (all direction overrides are), surrogate, line and paragraph separators.
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34"}
+
+
+def printable(value: object) -> str:
+    r"""Text with each control or direction character escaped: ``\x1b``, ``\u202e``."""
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in _UNPRINTABLE
+        else char
+        for char in str(value)
+    )
+
+
+def styled(text: str, style: str, stream: TextIO | None = None) -> str:
+    """Text in a style (bold, dim, red, ...); as it is when piped or with ``NO_COLOR``."""
+    out = sys.stdout if stream is None else stream
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not out.isatty():
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def print_json(schema: str, obj: Mapping[str, Any]) -> None:
+    """Print one JSON object with its schema, e.g. ``kcircuits.diff/1``."""
+    print(json.dumps({"schema": schema, **obj}, allow_nan=False, indent=2))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print aligned columns, numbers to the right; None becomes a dash."""
+    body = [list(row) for row in rows]
+    text = [[_cell(value) for value in row] for row in body]
+    widths = [max(map(_width, column)) for column in zip(headers, *text, strict=True)]
+    numeric = [
+        bool(body) and all(isinstance(row[i], int | float | None) for row in body)
+        for i in range(len(headers))
+    ]
+    print(styled(_line(headers, widths, numeric), "bold"))
+    for row in text:
+        print(_line(row, widths, numeric))
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr."""
+    print(f"{styled('warning:', 'yellow', sys.stderr)} {_lines(message)}", file=sys.stderr)
+
+
+def print_error(error: KCircuitsError, *, as_json: bool) -> None:
+    """Print an error: one JSON object on stdout, or text on stderr."""
+    if as_json:
+        print(json.dumps(error.to_json(), allow_nan=False, indent=2))
+    else:
+        print(f"{styled('error:', 'red', sys.stderr)} {_lines(str(error))}", file=sys.stderr)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    padded = [
+        " " * (width - _width(cell)) + cell if right else cell + " " * (width - _width(cell))
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: wide characters take two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )

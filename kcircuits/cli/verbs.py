@@ -1,0 +1,19 @@
+"""The registry of verbs: one line each, the only place that lists them.
+
+A verb's module is imported only when the verb is called, so ``kcircuits --help`` needs none. It
+offers ``add_parser(subparsers) -> None``, which adds the verb's parser and sets its default
+``run``, a function from the parsed arguments to the exit code. Late imports (torch, plotly, a
+model) belong inside that function. A module may hold more than one verb.
+"""
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """Where a verb lives (a module of ``kcircuits.cli``) and the line that describes it."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {}
