@@ -1,1 +1,1 @@
-"""."""
+"""The only reader and writer of files, model weights apart."""
