@@ -70,15 +70,20 @@ def access_error(error: OSError, path: Path, verb: str) -> FileAccessError:
     )
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all bytes, however many calls that takes."""
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(descriptor, view) :]
+
+
 def _fill(descriptor: int, data: bytes) -> None:
     """Writes all bytes, with the permissions that a plain open would give, and closes."""
     try:
         umask = os.umask(0)
         os.umask(umask)
         os.fchmod(descriptor, 0o666 & ~umask)
-        view = memoryview(data)
-        while len(view):
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kcircuits.errors import StoreCorruptError
-from kcircuits.io.atomic import access_error
+from kcircuits.io.atomic import access_error, write_all
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +57,11 @@ def append_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
+        with path.open("a+b", buffering=0) as file:
             end = _end_of_last_line(file.fileno())
             os.ftruncate(file.fileno(), end)
             try:
-                file.write(text.encode())
-                file.flush()
+                write_all(file.fileno(), text.encode())
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), end)
