@@ -1,0 +1,56 @@
+"""transformers model -> HookedTransformer: our config, TransformerLens's own weight converters.
+
+Nothing is folded, centred or guessed from a name, so the weights are those of the file.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from kcircuits.errors import CheckpointError
+from kcircuits.models.families import Family
+
+# The unembedding has a bias in TransformerLens only.
+_ALWAYS_ZERO = {"unembed.b_U"}
+
+
+def hooked_config(family: Family, config: Any, dtype: torch.dtype) -> HookedTransformerConfig:
+    """HookedTransformerConfig of a transformers config; CheckpointError if it cannot be one."""
+    return HookedTransformerConfig(
+        **family.hooked_config(config),
+        original_architecture=(config.architectures or [None])[0],
+        dtype=dtype,
+        device="cpu",
+        init_weights=False,
+        default_prepend_bos=False,
+    )
+
+
+def build_hooked(cfg: HookedTransformerConfig, state: dict[str, Tensor]) -> HookedTransformer:
+    """A HookedTransformer that owns the given tensors; none of its own making is left.
+
+    Random initialisation is off: the empty tensors are never touched and then replaced.
+    """
+    hooked = HookedTransformer(cfg, move_to_device=False)
+    absent = {name for name, _ in hooked.named_parameters()} - state.keys()
+    surplus = state.keys() - hooked.state_dict().keys()
+    if absent - _ALWAYS_ZERO or surplus:
+        raise CheckpointError(
+            f"the weight converter does not fit the model: absent {sorted(absent)}, surplus "
+            f"{sorted(surplus)}",
+            hint="report the config.json of this checkpoint to the project",
+        )
+    hooked.load_state_dict(state, strict=False, assign=True)
+    return hooked.eval()
+
+
+def owned_state(family: Family, model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
+    """Converted tensors in memory of their own, in the layout ([out, in]) that they came in.
+
+    Tied embeddings become two tensors, so that a later checkpoint may untie them.
+    """
+    with torch.no_grad():
+        state = family.convert(model, cfg)
+    return {name: tensor.detach().to(cfg.dtype).clone() for name, tensor in state.items()}

@@ -1,0 +1,59 @@
+"""Logits of the model that circuits come from = logits of the plain transformers/PEFT model.
+
+Same weights do not make the same model: an activation, an epsilon, a rotary base or re-tied
+embeddings change the numbers and nothing else. So every checkpoint that is loaded answers the
+same fixed tokens in both implementations.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kcircuits.errors import CheckpointError
+
+# Largest |difference| allowed, as a share of the largest |logit|. float32: seen are 3e-6 (SmolLM2)
+# and 9e-6 (Gemma 3). float64: rounding alone. bfloat16 is checked in float32, and then that
+# rounding the weights left the same model: 8 bits of mantissa through some dozen layers.
+BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 5e-2}
+_N_POS = 32
+# Sliding windows longer than this are not crossed by the probe: it would cost more than it tells.
+_MAX_WINDOW = 1024
+
+
+def probe_tokens(cfg: Any) -> Int[Tensor, "prompt pos"]:
+    """Fixed token ids over the whole vocabulary; longer than a sliding window if there is one."""
+    n_pos = _N_POS
+    if cfg.use_local_attn and cfg.window_size <= _MAX_WINDOW:
+        n_pos = max(n_pos, cfg.window_size + 8)
+    n_pos = min(n_pos, cfg.n_ctx)
+    # Steps by large primes: scattered, repeatable and without a random generator.
+    rows = torch.arange(2)[:, None] * 15_485_863 + torch.arange(n_pos)[None, :] * 32_452_843
+    return rows % cfg.d_vocab
+
+
+def logits_of(model: Any, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_vocab"]:
+    """Logits of a transformers, PEFT or HookedTransformer model, without gradients."""
+    with torch.no_grad():
+        device = next(model.parameters()).device
+        output = model(tokens.to(device))
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def check_parity(
+    logits: Float[Tensor, "prompt pos d_vocab"],
+    reference: Float[Tensor, "prompt pos d_vocab"],
+    dtype: torch.dtype,
+    where: object,
+) -> None:
+    """CheckpointError where two implementations of one model disagree beyond rounding."""
+    largest = float(reference.abs().max())
+    error = float((logits.to(reference.dtype) - reference).abs().max())
+    if not error <= BOUNDS[dtype] * largest:
+        raise CheckpointError(
+            f"the loaded model's logits differ from those of transformers by {error:.2g} of "
+            f"{largest:.3g}; at most {BOUNDS[dtype]:g} of that is rounding in {dtype}",
+            file=where,
+            hint="do not use this checkpoint; report its config.json to the project",
+        )
