@@ -87,7 +87,10 @@ def _dense(edges: np.ndarray, topology: Topology) -> np.ndarray:
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
-    return array.astype("<i4" if array.dtype.kind in "iu" else "<f4")
+    stored = array.astype("<i4" if array.dtype.kind in "iu" else "<f4")
+    if not np.isfinite(stored).all():
+        raise ValueError("a cell with NaN or infinity must be committed as a FailedCell")
+    return stored
 
 
 def _plain(provenance: Provenance) -> dict[str, Any]:
