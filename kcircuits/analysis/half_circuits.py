@@ -1,0 +1,121 @@
+"""Circuits of half the prompts, under every relabelling of their epochs, at once.
+
+A half's circuit is the top n edges by |mean score|. With m prompts in a half there are 2^m ways
+to take each prompt's scores from the one epoch or the other, and these circuits serve all
+relabellings of the swap test. Two exact shortcuts make that quick: all sums are one matrix
+product, and edges whose largest possible |sum| stays below the n-th largest smallest possible
+|sum| of every half are in no circuit and are dropped before anything is ranked.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from kcircuits.analysis.halves import (
+    ALL_RELABELLINGS_UP_TO,
+    half_members,
+    relabellings,
+    split_halves,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCircuits:
+    """Circuits of one side (first or second halves) of every split.
+
+    Attributes:
+        masks: Circuits of each split, one per way to choose the epoch of each prompt.
+        own: Which of them the epoch s (0) and the epoch t (1) have under each relabelling.
+    """
+
+    masks: Bool[np.ndarray, "split choice candidate"]
+    own: Int[np.ndarray, "2 split relabelling"]
+
+
+def top_mask(
+    size: Float[np.ndarray, "circuit candidate"], n_edges: int
+) -> Bool[np.ndarray, "circuit candidate"]:
+    """The ``n_edges`` largest entries of each row.
+
+    Ties are broken by position, so callers order candidates by edge name. An entry of 0 is never
+    chosen: such an edge does nothing, and filling up with zeros would make empty circuits agree.
+    """
+    n_candidates = size.shape[1]
+    if n_edges >= n_candidates:
+        return size > 0
+    cutoff = np.partition(size, n_candidates - n_edges, axis=1)[:, n_candidates - n_edges, None]
+    mask = (size >= cutoff) & (size > 0)
+    for row in np.nonzero(mask.sum(1) > n_edges)[0]:
+        surplus = mask[row].sum() - n_edges
+        mask[row, np.nonzero(size[row] == cutoff[row])[0][-surplus:]] = False
+    return mask
+
+
+def relabelled_half_circuits(
+    scores: Float[np.ndarray, "2 prompt candidate"], n_edges: int
+) -> tuple[HalfCircuits, HalfCircuits, Int[np.ndarray, " kept"]]:
+    """Circuits of both halves of every split under every relabelling of the two epochs.
+
+    Args:
+        scores: Each prompt's scores at epoch s and at epoch t on the same candidate edges; 0
+            where an edge is no candidate at that epoch.
+        n_edges: The budget n.
+
+    Returns:
+        First halves, second halves, and the candidates that their masks' last axis keeps.
+    """
+    n_prompts = scores.shape[1]
+    swaps = relabellings(n_prompts)
+    halves = half_members(split_halves(n_prompts))
+    kept = _reachable(scores, halves, n_edges)
+    # Interleaved [prompt, epoch], so that exchanging the epochs changes no order of summation.
+    flat = scores[:, :, kept].swapaxes(0, 1).reshape(2 * n_prompts, len(kept))
+    first, second = (_one_side(flat, members, swaps, n_edges) for members in halves)
+    return first, second, kept
+
+
+def _one_side(
+    flat: Float[np.ndarray, "prompt_epoch candidate"],
+    members: Int[np.ndarray, "split member"],
+    swaps: Bool[np.ndarray, "relabelling prompt"],
+    n_edges: int,
+) -> HalfCircuits:
+    n_splits, n_members = members.shape
+    own_swaps = np.moveaxis(swaps[:, members], 0, 1)  # [split, relabelling, member]
+    if swaps.shape[1] <= ALL_RELABELLINGS_UP_TO:
+        codes = np.arange(2**n_members)
+        choices = np.tile((codes[:, None] >> np.arange(n_members)) % 2 == 1, (n_splits, 1, 1))
+        code = own_swaps @ (1 << np.arange(n_members))
+        own = np.stack([code, 2**n_members - 1 - code])
+    else:
+        choices = np.concatenate([own_swaps, ~own_swaps], axis=1)
+        rows = np.tile(np.arange(len(swaps)), (n_splits, 1))
+        own = np.stack([rows, rows + len(swaps)])
+    weights = np.zeros((*choices.shape[:2], len(flat)), dtype=flat.dtype)
+    np.put_along_axis(weights, 2 * members[:, None, :] + choices, 1, axis=2)
+    size = np.abs(weights.reshape(-1, len(flat)) @ flat)
+    return HalfCircuits(masks=top_mask(size, n_edges).reshape(*choices.shape[:2], -1), own=own)
+
+
+def _reachable(
+    scores: Float[np.ndarray, "2 prompt candidate"],
+    halves: tuple[Int[np.ndarray, "split member"], ...],
+    n_edges: int,
+) -> Int[np.ndarray, " kept"]:
+    """Candidates that some relabelling could bring into the circuit of some half."""
+    n_candidates = scores.shape[2]
+    if n_edges >= n_candidates:
+        return np.arange(n_candidates)
+    low, high = scores.min(0), scores.max(0)
+    is_kept = np.zeros(n_candidates, dtype=bool)
+    for members in halves:
+        weights = np.zeros((len(members), scores.shape[1]), dtype=scores.dtype)
+        np.put_along_axis(weights, members, 1, axis=1)
+        lowest, highest = weights @ low, weights @ high
+        smallest = np.maximum(np.maximum(lowest, -highest), 0)
+        largest = np.maximum(highest, -lowest)
+        cutoff = np.partition(smallest, n_candidates - n_edges, axis=1)[:, [-n_edges]]
+        slack = 1e-5 * cutoff  # of another order of summation
+        is_kept |= (largest >= cutoff - slack).any(0)
+    return np.nonzero(is_kept)[0]
