@@ -8,12 +8,13 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from kcircuits.errors import KCircuitsError
 
 # Control, format (all direction overrides are), surrogate, line and paragraph separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+ItemT = TypeVar("ItemT")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34"}
 
 
@@ -52,6 +53,13 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     print(styled(_line(headers, widths, numeric), "bold"))
     for row in text:
         print(_line(row, widths, numeric))
+
+
+def progress(items: Sequence[ItemT], label: str, *, quiet: bool) -> Iterable[ItemT]:
+    """The items, with a bar on stderr that shows rate and time left."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=label, file=sys.stderr, disable=quiet)
 
 
 def warn(message: str) -> None:

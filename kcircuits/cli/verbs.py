@@ -16,4 +16,7 @@ class Verb(NamedTuple):
     summary: str
 
 
-VERBS: dict[str, Verb] = {}
+VERBS: dict[str, Verb] = {
+    "facts": Verb("facts", "check a facts file"),
+    "manifest": Verb("manifest", "write, check or show the list of checkpoints"),
+}
