@@ -1,0 +1,182 @@
+"""The circuit of one fact at one epoch, drawn by layer and head.
+
+Layers run along one axis, from the input to the logits; heads by index and the MLP along the
+other. An edge is an arc from sender to receiver, coloured by the sign of its score; its width and
+opacity follow |score| as a share of the circuit's largest. Only the strongest edges are drawn, as
+hundreds of arcs hide one another; the caption has to say how many.
+"""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from kcircuits.core.cell import Cell
+from kcircuits.core.topology import Topology
+from kcircuits.plots.theme import HELPS, HURTS, KEPT, TEMPLATE, as_text
+
+N_DRAWN = 150
+# Classes of |score| / max |score|: lower bound, line width in px, opacity.
+STRENGTHS = ((0.5, 3.4, 0.95), (0.25, 2.2, 0.75), (0.125, 1.4, 0.5), (0.0, 0.8, 0.3))
+SIGNS = ((-1, HELPS, "helps the answer (score below 0)"), (1, HURTS, "hurts it (score above 0)"))
+# How far an arc bends, in head lanes per square root of the layers that it spans.
+BEND = 0.3
+
+Row = dict[str, Any]
+Position = tuple[float, float]
+
+
+def circuit_table(cell: Cell, *, epoch: str, n_edges: int = N_DRAWN) -> list[Row]:
+    """The strongest edges of the fact's circuit, strongest first.
+
+    Args:
+        cell: One fact at one checkpoint.
+        epoch: Name of the checkpoint.
+        n_edges: At most this many rows; never more than the cell's budget.
+
+    Returns:
+        Rows ``fact, epoch, rank, sender, receiver, edge, score``; score is the mean over the
+        fact's discovery prompts, in units of the metric; sender and receiver are indices into
+        the topology's names; ties go by edge index.
+    """
+    score = cell.prompt_scores.mean(axis=0)
+    order = np.lexsort((cell.candidates, -np.abs(score)))[: min(n_edges, cell.n_edges)]
+    senders, receivers = np.divmod(cell.candidates[order], cell.topology.n_backward)
+    return [
+        {
+            "fact": cell.fact_id,
+            "epoch": epoch,
+            "rank": rank,
+            "sender": int(u),
+            "receiver": int(v),
+            "edge": cell.topology.edge_name(int(u), int(v)),
+            "score": float(value),
+        }
+        for rank, (u, v, value) in enumerate(zip(senders, receivers, score[order], strict=True), 1)
+    ]
+
+
+def node_positions(topology: Topology) -> tuple[list[Position], list[Position]]:
+    """Where senders and receivers stand: (layer, lane); lane is the head, the MLP above them."""
+    n_heads, middle = topology.n_heads, (topology.n_heads - 1) / 2
+    per_layer = [*range(n_heads), n_heads]
+    senders = [(-1.0, middle)]
+    receivers: list[Position] = []
+    for layer in range(topology.n_layers):
+        senders += [(float(layer), float(lane)) for lane in per_layer]
+        receivers += [(float(layer), float(lane)) for lane in [*range(n_heads)] * 3 + [n_heads]]
+    return senders, [*receivers, (float(topology.n_layers), middle)]
+
+
+def circuit_figure(table: list[Row], topology: Topology) -> go.Figure:
+    """Draws the rows of ``circuit_table``; an empty table gives the bare grid of nodes.
+
+    Traces, in this order: all nodes; one per sign and strength; nodes of the circuit; the
+    (invisible) middle of each edge, which carries the hover text.
+    """
+    senders, receivers = node_positions(topology)
+    nodes = [*senders, receivers[-1]]
+    names = [*topology.forward_names, "logits"]
+    figure = go.Figure(layout=_layout(topology))
+    figure.add_scatter(**_points(nodes), mode="markers", hoverinfo="skip", showlegend=False)
+    figure.data[0].marker = {"size": 4, "color": KEPT, "opacity": 0.35}
+    arcs = [_arc(senders[row["sender"]], receivers[row["receiver"]]) for row in table]
+    classes = _strength_classes(np.array([row["score"] for row in table]))
+    for sign, colour, label in SIGNS:
+        for strength, (_, width, opacity) in enumerate(STRENGTHS):
+            chosen = [
+                arc
+                for arc, row, c in zip(arcs, table, classes, strict=True)
+                if c == strength and (row["score"] > 0) == (sign > 0)
+            ]
+            figure.add_scatter(
+                x=[x for arc in chosen for x in (*(p[0] for p in arc), None)],
+                y=[y for arc in chosen for y in (*(p[1] for p in arc), None)],
+                mode="lines",
+                line={"color": colour, "width": width, "shape": "spline"},
+                opacity=opacity,
+                name=label,
+                legendgroup=label,
+                showlegend=strength == 0,
+                hoverinfo="skip",
+            )
+    _add_circuit_nodes(figure, table, nodes, names, topology)
+    _add_hover(figure, table, arcs)
+    return figure
+
+
+def _add_circuit_nodes(
+    figure: go.Figure, table: list[Row], nodes: list[Position], names: list[str], topology: Topology
+) -> None:
+    used = sorted(
+        {row["sender"] for row in table}
+        | {int(topology.node_of_backward[row["receiver"]]) for row in table}
+    )
+    figure.add_scatter(
+        **_points([nodes[i] for i in used]),
+        mode="markers",
+        marker={"size": 8, "color": KEPT, "line": {"width": 1, "color": "#FFFFFF"}},
+        text=[names[i] for i in used],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _add_hover(figure: go.Figure, table: list[Row], arcs: list[list[Position]]) -> None:
+    figure.add_scatter(
+        **_points([arc[1] for arc in arcs]),
+        mode="markers",
+        marker={"size": 12, "opacity": 0},
+        customdata=[
+            [as_text(row["edge"]), row["score"], row["rank"], as_text(row["epoch"])]
+            for row in table
+        ],
+        hovertemplate="%{customdata[0]}<br>score %{customdata[1]:.4f}, rank %{customdata[2]}"
+        "<br>epoch %{customdata[3]}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _points(positions: list[Position]) -> dict[str, list[float]]:
+    return {"x": [x for x, _ in positions], "y": [y for _, y in positions]}
+
+
+def _arc(start: Position, stop: Position) -> list[Position]:
+    bend = BEND * np.sqrt(max(stop[0] - start[0], 0.5))
+    middle = ((start[0] + stop[0]) / 2, float((start[1] + stop[1]) / 2 + bend))
+    return [start, middle, stop]
+
+
+def _strength_classes(score: Float[np.ndarray, " edge"]) -> list[int]:
+    if not len(score):
+        return []
+    share = np.abs(score) / (np.abs(score).max() or 1.0)
+    return [next(i for i, (low, _, _) in enumerate(STRENGTHS) if s >= low) for s in share]
+
+
+def _layout(topology: Topology) -> dict[str, Any]:
+    n_layers, n_heads = topology.n_layers, topology.n_heads
+    step, head_step = max(1, n_layers // 15), max(1, n_heads // 12)
+    layers, heads = range(0, n_layers, step), range(0, n_heads, head_step)
+    return {
+        "template": TEMPLATE,
+        "height": 180 + 30 * min(n_heads + 1, 16),
+        "hovermode": "closest",
+        "xaxis": {
+            "title": {"text": "layer (index)"},
+            "tickvals": [-1, *layers, n_layers],
+            "ticktext": ["input", *map(str, layers), "logits"],
+            "range": [-1.8, n_layers + 0.8],
+            "showgrid": False,
+            "zeroline": False,
+        },
+        "yaxis": {
+            "title": {"text": "head (index)"},
+            "tickvals": [*heads, n_heads],
+            "ticktext": [*map(str, heads), "MLP"],
+            "range": [-0.7, n_heads + 0.7 + BEND * (n_layers + 1) ** 0.5],
+            "showgrid": False,
+            "zeroline": False,
+        },
+    }

@@ -1,0 +1,259 @@
+"""Tables and figures: the figure shows the table's numbers, foreign text is no markup."""
+
+import json
+import math
+import re
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from plotly.offline import get_plotlyjs
+
+from kcircuits.core.cell import Cell
+from kcircuits.core.provenance import Provenance
+from kcircuits.core.topology import Topology
+from kcircuits.plots.circuit import circuit_figure, circuit_table, node_positions
+from kcircuits.plots.diff import diff_figure, diff_table, edge_figure, edge_table
+from kcircuits.plots.knowledge import knowledge_figure, knowledge_table, loss_table
+from kcircuits.plots.overlap import overlap_figure, overlap_table
+from kcircuits.plots.page import circuit_block, figure_block, render_page
+from kcircuits.plots.theme import GAINED, HELPS, HURTS, LOST, as_text
+
+TOPOLOGY = Topology(n_layers=2, n_heads=2)
+HOSTILE = "</script><img src=x onerror=alert(1)><b>&lt;\u2028"
+
+
+def make_cell(scores: dict[str, float], *, n_edges: int = 10) -> Cell:
+    flat = {
+        u * TOPOLOGY.n_backward + v: score
+        for (u, v), score in ((TOPOLOGY.edge_index(name), s) for name, s in scores.items())
+    }
+    candidates = np.array(sorted(flat))
+    row = np.array([flat[int(i)] for i in candidates], dtype=np.float32)
+    return Cell(
+        key="k",
+        checkpoint="c",
+        fact_id="paris",
+        fact_hash="h",
+        provenance=Provenance(method="eap"),
+        topology=TOPOLOGY,
+        n_edges=n_edges,
+        candidates=candidates,
+        prompt_idx=np.arange(2),
+        prompt_scores=np.stack([row * 0.5, row * 1.5]),
+        is_known=True,
+        values={},
+    )
+
+
+SCORES = {"input->a0.h1<q>": -2.0, "a0.h1->m1": 0.75, "m1->logits": -0.3, "m0->a1.h0<v>": 0.01}
+
+
+def diff_document() -> dict:
+    row = {"facts": 12, "gained": 3.0, "lost": 2.0, "kept": 9.0, "chance": 0.01}
+    return {
+        "rows": [
+            {
+                **row,
+                "stratum": HOSTILE,
+                "jaccard": 0.3,
+                "ceiling": 0.4,
+                "turnover": 0.2,
+                "turnover_low": 0.1,
+                "turnover_high": 0.35,
+                "verdict": "changed",
+            },
+            {
+                **row,
+                "stratum": "few",
+                "jaccard": 0.1,
+                "ceiling": None,
+                "turnover": None,
+                "turnover_low": None,
+                "turnover_high": None,
+                "verdict": "undetermined",
+            },
+        ],
+        "edges": [
+            {"fact": "f1", "edge": "m0->logits", "from": 0.1, "to": -0.9},
+            {"fact": "f1", "edge": "input->m0", "from": -0.6, "to": None},
+            {"fact": "f2", "edge": "m0->m1", "from": 0.2, "to": 0.2},
+        ],
+    }
+
+
+def all_figures():
+    overlap = overlap_table(
+        ["ep0", "ep1"],
+        np.array([[0.5, 0.2], [0.2, math.nan]]),
+        np.array([[0, 0.6], [0.6, 0]]),
+        chance=0.01,
+        n_facts=7,
+    )
+    probes = [
+        {"epoch": e, "fact": f, "known": e > 0 and f == "a", "prob": 0.25 * e}
+        for e in (0, 1)
+        for f in ("a", "b")
+    ]
+    document = diff_document()
+    return {
+        "circuit": circuit_figure(circuit_table(make_cell(SCORES), epoch="ep1"), TOPOLOGY),
+        "overlap": overlap_figure(overlap),
+        "knowledge": knowledge_figure(
+            knowledge_table(probes, {"a": "new", "b": HOSTILE}),
+            loss_table([{"epoch": 1, "loss": 2.0}]),
+        ),
+        "diff": diff_figure(diff_table(document)),
+        "edges": edge_figure(edge_table(document), start="ep0", stop=HOSTILE),
+    }
+
+
+def test_circuit_table_ranks_the_mean_over_prompts():
+    table = circuit_table(make_cell(SCORES), epoch="ep1", n_edges=3)
+    assert [row["edge"] for row in table] == ["input->a0.h1<q>", "a0.h1->m1", "m1->logits"]
+    assert [row["rank"] for row in table] == [1, 2, 3]
+    np.testing.assert_allclose([row["score"] for row in table], [-2.0, 0.75, -0.3], rtol=1e-6)
+
+
+def test_circuit_table_never_exceeds_the_budget():
+    assert len(circuit_table(make_cell(SCORES, n_edges=2), epoch="ep1")) == 2
+
+
+def test_circuit_figure_colours_edges_by_sign_and_strength():
+    table = circuit_table(make_cell(SCORES), epoch="ep1")
+    figure = circuit_figure(table, TOPOLOGY)
+    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.x]
+    assert [(t.line.color, t.line.width) for t in lines] == [
+        (HELPS, 3.4),
+        (HELPS, 1.4),
+        (HURTS, 2.2),
+        (HURTS, 0.8),
+    ]
+    hover = figure.data[-1]
+    assert [entry[1] for entry in hover.customdata] == [row["score"] for row in table]
+    assert hover.customdata[0][0] == "input-&gt;a0.h1&lt;q&gt;"
+
+
+def test_circuit_nodes_stand_by_layer_and_head():
+    senders, receivers = node_positions(TOPOLOGY)
+    assert senders[TOPOLOGY.forward_names.index("a1.h0")] == (1, 0)
+    assert senders[TOPOLOGY.forward_names.index("m0")] == (0, 2)
+    assert receivers[TOPOLOGY.backward_names.index("a1.h1<k>")] == (1, 1)
+    assert len(senders) == TOPOLOGY.n_forward
+    assert len(receivers) == TOPOLOGY.n_backward
+
+
+def test_overlap_shows_ceilings_on_the_diagonal():
+    heat = all_figures()["overlap"].data[0]
+    assert [list(row) for row in heat.z] == [[0.5, 0.2], [0.2, None]]
+    assert heat.customdata[0][0].startswith("ep0: noise ceiling 0.500")
+    assert "τ 0.60" in heat.customdata[0][1]
+    assert "7 facts" in heat.customdata[0][1]
+    assert "0.010" in heat.colorbar.title.text
+
+
+def test_knowledge_counts_facts_by_more_than_half_of_their_probes():
+    def rows(n_known):
+        return [
+            {"epoch": 2, "fact": "a", "known": i < n_known, "prob": 0.1 * i} for i in range(4)
+        ] + [{"epoch": 2, "fact": "other", "known": True, "prob": 1.0}]
+
+    assert knowledge_table(rows(2), {"a": "s"})[0]["known"] == 0.0
+    table = knowledge_table(rows(3), {"a": "s"})
+    assert table == [
+        {"epoch": 2, "stratum": "s", "facts": 1, "known": 1.0, "prob": pytest.approx(0.15)}
+    ]
+
+
+def test_loss_is_the_mean_of_an_epoch():
+    rows = [{"epoch": 1, "loss": 2.0}, {"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": None}]
+    assert loss_table(rows) == [{"epoch": 1, "loss": 1.5}]
+
+
+def test_edge_table_sorts_by_change_and_names_its_direction():
+    table = edge_table(diff_document())
+    assert [(row["edge"], row["change"]) for row in table] == [
+        ("m0->logits", "gained"),
+        ("input->m0", "lost"),
+        ("m0->m1", "kept"),
+    ]
+    colours = {t.name: t.line.color for t in all_figures()["edges"].data}
+    assert (colours["stronger"], colours["weaker"]) == (GAINED, LOST)
+
+
+def test_diff_figure_shows_turnover_with_its_interval():
+    turnover = all_figures()["diff"].data[-1]
+    assert list(turnover.x) == [0.2, None]
+    assert turnover.error_x.array[0] == pytest.approx(0.15)
+    assert turnover.error_x.arrayminus[0] == pytest.approx(0.1)
+    assert turnover.customdata[1].endswith("cannot tell")
+
+
+@pytest.mark.parametrize("name", ["circuit", "overlap", "knowledge", "diff", "edges"])
+def test_figures_have_axis_titles_and_no_foreign_markup(name):
+    figure = all_figures()[name]
+    titles = [axis.title.text for axis in figure.select_xaxes()]
+    assert any(titles)
+    assert all(axis.title.text for axis in figure.select_yaxes())
+    text = json.dumps(figure.to_plotly_json(), default=str)
+    assert "<img" not in text
+    assert "<b>" not in text
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        overlap_figure([]),
+        knowledge_figure([], []),
+        diff_figure([]),
+        edge_figure([], start="", stop=""),
+    ],
+)
+def test_empty_tables_say_so(figure):
+    assert figure.layout.annotations[0].text
+
+
+def test_as_text_escapes_markup_and_shortens():
+    assert as_text("<b>&lt;\n x") == "&lt;b&gt;&amp;lt; x"
+    assert as_text("y" * 60) == "y" * 47 + "…"
+
+
+def make_page(name: str = HOSTILE, value: float = math.nan) -> str:
+    figure = all_figures()["overlap"]
+    cells = [[{"table": circuit_table(make_cell(SCORES), epoch="e"), "n_selected": 4, "stats": []}]]
+    facts = [{"id": name, "label": name}]
+    blocks = [
+        figure_block("overlap", "Overlap", {"all": figure}, "caption"),
+        circuit_block("circuit", "Circuit", TOPOLOGY, facts, ["e"], cells, "caption"),
+    ]
+    details = [{"label": "x", "values": [{"t": value}]}]
+    return render_page(kind="Test", title=name, details=details, blocks=blocks)
+
+
+def test_page_is_deterministic():
+    assert make_page() == make_page()
+
+
+def test_page_data_cannot_end_its_element_and_holds_no_nan():
+    page = make_page()
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
+    assert not re.search("[<>&\u2028\u2029]|NaN|Infinity", data)
+    document = json.loads(data)
+    assert document["title"] == HOSTILE
+    assert document["details"][0]["values"][0]["t"] is None
+
+
+def test_page_policy_allows_hashes_only():
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', make_page())[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-inline" not in policy
+    assert "unsafe-eval" not in policy
+    assert "http" not in policy
+
+
+def test_bundle_speaks_the_schema_of_the_installed_plotly():
+    def version(text):
+        return re.search(r"plotly\.js[^\n]* v(\d+)\.", text[:200])[1]
+
+    bundle = files("kcircuits.plots").joinpath("assets", "plotly-cartesian.min.js")
+    assert version(bundle.read_text(encoding="utf-8")) == version(get_plotlyjs())
