@@ -18,7 +18,7 @@ _PUBLIC = {
     "weights_from_hooked": "kcircuits.models.weights",
 }
 
-__all__ = [*_PUBLIC]  # noqa: PLE0604  # names of lazy attributes
+__all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

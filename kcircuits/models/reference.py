@@ -66,7 +66,7 @@ def load_reference(files: CheckpointFiles, config: Any, dtype: torch.dtype) -> A
     """
     _check_dtypes(files)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             files.root,
             config=config,
             dtype=dtype,
@@ -82,6 +82,7 @@ def load_reference(files: CheckpointFiles, config: Any, dtype: torch.dtype) -> A
             file=files.root,
             hint=_REMEDY,
         ) from error
+    model, info = loaded
     _check_loading_info(files, info)
     _check_tied(files, model)
     check_finite(model, files.root)
