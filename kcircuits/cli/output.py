@@ -46,10 +46,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     body = [list(row) for row in rows]
     text = [[_cell(value) for value in row] for row in body]
     widths = [max(map(_width, column)) for column in zip(headers, *text, strict=True)]
-    numeric = [
-        bool(body) and all(isinstance(row[i], int | float | None) for row in body)
-        for i in range(len(headers))
-    ]
+    columns = [{type(row[i]) for row in body} - {type(None)} for i in range(len(headers))]
+    numeric = [bool(types) and types <= {int, float} for types in columns]
     print(styled(_line(headers, widths, numeric), "bold"))
     for row in text:
         print(_line(row, widths, numeric))

@@ -39,9 +39,7 @@ def parse_yaml(content: bytes, file: Path) -> tuple[Any, dict[Location, int]]:
         return loader.construct_document(node), lines
     except yaml.reader.ReaderError as cause:
         raise ManifestError(
-            f"character U+{ord(cause.character):04X} is not allowed in YAML"
-            if isinstance(cause.character, str)
-            else f"is not YAML: {cause.reason}",
+            f"character U+{cause.character:04X} is not allowed in YAML",
             file=file,
             line=text[: cause.position].count("\n") + 1,
             hint="remove the character",
