@@ -53,8 +53,7 @@ def overlap_matrix(
         if values.shape[1] < 2:
             continue
         both = known[:, None] & known[None, :]
-        observed, chance = _pair_overlaps(values, n_edges, kind)
-        k = (observed - chance) / np.where(chance < 1, 1 - chance, np.inf)
+        observed, chance, k = _pair_overlaps(values, n_edges, kind)
         own = np.maximum(np.diag(k), 0)
         ceiling = np.sqrt(own[:, None] * own[None, :])
         columns = np.broadcast_to(np.diag(k), k.shape)
@@ -76,8 +75,8 @@ def overlap_matrix(
 
 def _pair_overlaps(
     scores: Float[np.ndarray, "epoch prompt candidate"], n_edges: int, items: Items
-) -> tuple[Float[np.ndarray, "epoch epoch"], Float[np.ndarray, "epoch epoch"]]:
-    """Observed and chance overlap of the halves of every two epochs, mean over the splits."""
+) -> tuple[Float[np.ndarray, "epoch epoch"], ...]:
+    """Observed, chance and corrected overlap of halves, mean over the splits."""
     n_epochs, n_prompts, _ = scores.shape
     sides = []
     for members in half_members(split_halves(n_prompts)):
@@ -87,5 +86,5 @@ def _pair_overlaps(
         masks = top_mask(size, n_edges).reshape(n_epochs, len(members), -1)
         sides.append(items.of(masks).swapaxes(0, 1))
     overlap = circuit_overlap(sides[0], sides[1], items)
-    observed, chance = overlap.observed.mean(0), overlap.chance.mean(0)
-    return (observed + observed.T) / 2, (chance + chance.T) / 2
+    means = [table.mean(0) for table in (overlap.observed, overlap.chance, overlap.corrected)]
+    return tuple((table + table.T) / 2 for table in means)

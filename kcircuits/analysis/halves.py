@@ -43,16 +43,18 @@ def split_halves(n_prompts: int) -> Bool[np.ndarray, "split prompt"]:
     return candidates[chosen]
 
 
-def relabellings(n_prompts: int, *, seed: int = 0) -> Bool[np.ndarray, "relabelling prompt"]:
+def relabellings(
+    n_prompts: int, *, seed: int = 0, n_sampled: int = N_SAMPLED_RELABELLINGS
+) -> Bool[np.ndarray, "relabelling prompt"]:
     """Swaps of epoch labels, prompt by prompt; True swaps. The first one swaps nothing.
 
-    Every pair of complements once, 2^(P-1) of them, up to 10 prompts; beyond that 256, drawn with
-    ``seed``.
+    Of each swap and its complement the one that leaves the last prompt alone, 2^(P-1) of them, up
+    to 10 prompts; beyond that ``n_sampled``, drawn with ``seed``.
     """
     if n_prompts <= ALL_RELABELLINGS_UP_TO:
         codes = np.arange(2 ** max(n_prompts - 1, 0))
         return (codes[:, None] >> np.arange(n_prompts)) % 2 == 1
-    swaps = np.random.default_rng(seed).random((N_SAMPLED_RELABELLINGS, n_prompts)) < 0.5
+    swaps = np.random.default_rng(seed).random((n_sampled, n_prompts)) < 0.5
     swaps[0] = False
     return swaps
 

@@ -12,11 +12,15 @@ concentrated circuits share.)
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
 from kcircuits.core.topology import Topology
+
+Level = Literal["edge", "node"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class Overlap:
 
     @property
     def corrected(self) -> Float[np.ndarray, "*pairs"]:
-        """k = (o - o0) / (1 - o0); 0 where circuits that fill their blocks leave no room."""
+        """Overlap k = (o - o0) / (1 - o0), see ``correct_for_chance``."""
         return correct_for_chance(self.observed, self.chance)
 
 
@@ -130,14 +134,15 @@ def circuit_overlap(
 def correct_for_chance(
     observed: Float[np.ndarray, "*pairs"], chance: Float[np.ndarray, "*pairs"]
 ) -> Float[np.ndarray, "*pairs"]:
-    """k = (o - o0) / (1 - o0), and 0 where o0 is 1."""
+    """Overlap k = (o - o0) / (1 - o0); 0 where circuits fill their blocks and leave no room."""
     room = 1 - np.asarray(chance)
     return np.where(room > 1e-9, observed - chance, 0) / np.where(room > 1e-9, room, 1)
 
 
-def jaccard_from_overlap(overlap: Float[np.ndarray, "*pairs"]) -> Float[np.ndarray, "*pairs"]:
+def jaccard_from_overlap(overlap: ArrayLike) -> Float[np.ndarray, "*pairs"]:
     """J = o / (2 - o), exact for circuits of equal size."""
-    return overlap / (2 - overlap)
+    values = np.asarray(overlap)
+    return values / (2 - values)
 
 
 def chance_jaccard(n_x: float, n_y: float, n_total: float) -> float:

@@ -5,8 +5,8 @@ the other epoch's label. So T = c - k_st is compared with T* under swaps, prompt
 
 - One fact: z = T / sd(T*). A few prompts allow few swaps, so p comes from the z* of all facts of
   the step pooled; Benjamini-Hochberg within the step, Holm over the steps of a track.
-- A stratum: facts that share templates share the templates' noise, so their prompts swap jointly,
-  position by position; facts of other templates swap independently of them.
+- A stratum: facts that share a template share its noise, so each template swaps in all facts of
+  the stratum at once.
 
 Source: Benjamini and Hochberg 1995; Holm 1979; permutation p-values count the observed labelling
 (Phipson and Smyth 2010).
@@ -14,9 +14,12 @@ Source: Benjamini and Hochberg 1995; Holm 1979; permutation p-values count the o
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from kcircuits.analysis.halves import ALL_RELABELLINGS_UP_TO, relabellings
 
 ALPHA = 0.05
 N_JOINT_SWAPS = 2_000
@@ -71,29 +74,31 @@ def swap_test(statistics: Sequence[Float[np.ndarray, " relabelling"]]) -> StepTe
 
 def joint_swap_test(
     statistics: Sequence[Float[np.ndarray, " relabelling"]],
-    templates: Sequence[Hashable],
+    templates: Sequence[Sequence[Hashable]],
     *,
     seed: int = 0,
 ) -> JointTest:
-    """Tests the sum of T over the facts of a stratum.
+    """Tests the sum of T over the facts of a stratum, swapping each template in all facts at once.
+
+    With at most 10 templates in all, every swap is enumerated; else 2,000 are drawn. Facts with
+    more than 10 prompts have no table of all swaps: then prompts swap by position, in all facts.
 
     Args:
-        statistics: T of each fact under each relabelling, the observed one first.
-        templates: What each fact shares with others: facts with an equal value swap together, and
-            have the same number of prompts.
-        seed: For the 2,000 joint swaps drawn where there is more than one group; a single group
-            is enumerated.
+        statistics: T of each fact under each relabelling, as ``relabellings`` lists them.
+        templates: The template of each prompt of each fact.
+        seed: Of the swaps drawn.
     """
-    groups: dict[Hashable, Float[np.ndarray, " relabelling"]] = {}
-    for values, template in zip(statistics, templates, strict=True):
-        groups[template] = groups.get(template, 0) + values
-    sums = list(groups.values())
-    if len(sums) == 1:
-        totals = sums[0]
+    if max(map(len, templates)) > ALL_RELABELLINGS_UP_TO:
+        n_shared = min(map(len, statistics))
+        totals = np.sum([values[:n_shared] for values in statistics], axis=0)
     else:
-        rng = np.random.default_rng(seed)
-        drawn = [values[rng.integers(len(values), size=N_JOINT_SWAPS)] for values in sums]
-        totals = np.concatenate([[sum(values[0] for values in sums)], np.sum(drawn, axis=0)])
+        index = {name: i for i, name in enumerate(dict.fromkeys(chain(*templates)))}
+        swaps = relabellings(len(index), seed=seed, n_sampled=N_JOINT_SWAPS)
+        totals = np.zeros(len(swaps))
+        for values, names in zip(statistics, templates, strict=True):
+            own = swaps[:, [index[name] for name in names]]
+            own = own ^ own[:, -1:]  # of a swap and its complement the one that is listed
+            totals += values[own @ (1 << np.arange(len(names)))]
     pool = np.sort(totals)
     p = _n_reaching(pool, totals[:1])[0] / len(pool)
     return JointTest(p=float(p), detectable=_critical(pool, int(ALPHA * len(pool) + 1e-9) - 1))
@@ -109,7 +114,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
 
 
 def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    """p adjusted for the family-wise error over the steps of a track."""
+    """Adjusts p for the family-wise error over the steps of a track."""
     order = np.argsort(p)
     scaled = p[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))

@@ -14,14 +14,20 @@ tau = 1 - sum k_st / sum c, never a mean of ratios. It may be negative and is ne
 Source: our own estimator; noise of circuits: Méloux et al. 2025, arXiv 2510.00845.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from kcircuits.analysis.half_circuits import HalfCircuits, relabelled_half_circuits, top_mask
-from kcircuits.analysis.overlap import Items, circuit_overlap, jaccard, jaccard_from_overlap
+from kcircuits.analysis.overlap import (
+    Items,
+    Level,
+    circuit_overlap,
+    jaccard,
+    jaccard_from_overlap,
+)
 
 MIN_CEILING = 0.2  # below this k_ss or k_tt the method does not reproduce the circuit
 
@@ -39,9 +45,12 @@ class FactOverlap:
         k_st: Of one half at s with the other half at t.
         observed_st: Overlap o that k_st corrects.
         chance_st: Overlap o0 that chance gives it.
-        gained: Share of the splits in which both halves at t, and no half at s, have the item.
-        lost: Likewise, in both halves at s and no half at t.
-        kept: In all four.
+        edges: Share of the splits in which each candidate edge is gained (in both halves at t and
+            no half at s), lost (in both at s and none at t) and kept (in all four).
+        nodes: The same of each node.
+        gained: Number of edges (or nodes, if these are compared) gained, mean over the splits.
+        lost: Number lost.
+        kept: Number kept.
         same_prompts: Jaccard of the two circuits of all prompts: descriptive, has no ceiling.
         n_prompts: Number of discovery prompts, P.
         is_identical: The two epochs have equal scores.
@@ -52,16 +61,18 @@ class FactOverlap:
     k_st: Float[np.ndarray, " relabelling"]
     observed_st: float
     chance_st: float
-    gained: Float[np.ndarray, " item"]
-    lost: Float[np.ndarray, " item"]
-    kept: Float[np.ndarray, " item"]
+    edges: Float[np.ndarray, "status candidate"]
+    nodes: Float[np.ndarray, "status node"]
+    gained: float
+    lost: float
+    kept: float
     same_prompts: float
     n_prompts: int
     is_identical: bool
 
     @property
     def ceilings(self) -> Float[np.ndarray, " relabelling"]:
-        """c = sqrt(k_ss k_tt), a negative k counting as 0; k_st itself for identical scores."""
+        """Ceiling c = sqrt(k_ss k_tt), negative k as 0; k_st itself for identical scores."""
         if self.is_identical:
             return self.k_st
         return np.sqrt(np.maximum(self.k_ss, 0) * np.maximum(self.k_tt, 0))
@@ -111,7 +122,10 @@ class OverlapSummary:
 
 
 def compare_fact(
-    scores: Float[np.ndarray, "2 prompt candidate"], n_edges: int, items: Items
+    scores: Float[np.ndarray, "2 prompt candidate"],
+    n_edges: int,
+    items: Mapping[Level, Items],
+    level: Level = "edge",
 ) -> FactOverlap:
     """Compares a fact's circuits at two epochs.
 
@@ -119,37 +133,40 @@ def compare_fact(
         scores: Each discovery prompt's scores at epoch s and at epoch t, on the union of the
             candidate edges of both (0 where an edge is no candidate), in the order of edge names.
         n_edges: The budget n, the same at both epochs, before dangling nodes are pruned.
-        items: Edges or nodes; ``Items`` of these candidates.
+        items: Edges and nodes of these candidates.
+        level: Which of them the overlaps count.
     """
-    n_prompts = scores.shape[1]
-    full = items.of(top_mask(np.abs(scores.mean(1)), n_edges))
+    n_prompts, n_candidates = scores.shape[1:]
+    full = items[level].of(top_mask(np.abs(scores.mean(1)), n_edges))
     common = {
         "same_prompts": float(jaccard(full[0], full[1])),
         "n_prompts": n_prompts,
         "is_identical": bool(np.array_equal(scores[0], scores[1])),
     }
-    n_items = len(items.block)
+    edges = np.zeros((3, n_candidates))
     if n_prompts < 2:
-        nan, none = np.array([np.nan]), np.full(n_items, np.nan)
+        nan = np.array([np.nan])
         return FactOverlap(
-            k_ss=nan, k_tt=nan, k_st=nan, observed_st=np.nan, chance_st=np.nan,
-            gained=none, lost=none, kept=none, **common,
+            k_ss=nan, k_tt=nan, k_st=nan, observed_st=np.nan, chance_st=np.nan, edges=edges,
+            nodes=np.zeros((3, len(items["node"].block))),
+            gained=np.nan, lost=np.nan, kept=np.nan, **common,
         )  # fmt: skip
     first, second, candidates = relabelled_half_circuits(scores, n_edges)
-    inner = items.keep(candidates)
-    members = [inner.of(side.masks) for side in (first, second)]
-    overlap = circuit_overlap(members[0], members[1], inner)
-    cells = _Pairs(first=first, second=second)
-    shares = np.zeros((3, n_items))
-    where = slice(None) if items.nodes is not None else candidates
-    shares[:, where] = _replicated(members[0], members[1], cells)
+    inner = {name: kind.keep(candidates) for name, kind in items.items()}
+    members = [inner[level].of(side.masks) for side in (first, second)]
+    overlap = circuit_overlap(members[0], members[1], inner[level])
+    pairs = _Pairs(first=first, second=second)
+    own = pairs.observed()
+    edges[:, candidates] = _replicated(own)
+    nodes = _replicated([inner["node"].of(masks) for masks in own])
+    gained, lost, kept = (edges if level == "edge" else nodes).sum(1).tolist()
     return FactOverlap(
-        k_ss=cells.mean(overlap.corrected, 0, 0),
-        k_tt=cells.mean(overlap.corrected, 1, 1),
-        k_st=cells.cross(overlap.corrected),
-        observed_st=float(cells.cross(overlap.observed)[0]),
-        chance_st=float(cells.cross(overlap.chance)[0]),
-        gained=shares[0], lost=shares[1], kept=shares[2], **common,
+        k_ss=pairs.mean(overlap.corrected, 0, 0),
+        k_tt=pairs.mean(overlap.corrected, 1, 1),
+        k_st=pairs.cross(overlap.corrected),
+        observed_st=float(pairs.cross(overlap.observed)[0]),
+        chance_st=float(pairs.cross(overlap.chance)[0]),
+        edges=edges, nodes=nodes, gained=gained, lost=lost, kept=kept, **common,
     )  # fmt: skip
 
 
@@ -189,9 +206,9 @@ def summarise(facts: Sequence[FactOverlap]) -> OverlapSummary:
         jaccard=float(jaccard_from_overlap(observed)),
         ceiling=float(jaccard_from_overlap(np.mean(chance + ceiling * (1 - chance)))),
         chance=float(jaccard_from_overlap(np.mean(chance))),
-        gained=float(np.mean([fact.gained.sum() for fact in facts])),
-        lost=float(np.mean([fact.lost.sum() for fact in facts])),
-        kept=float(np.mean([fact.kept.sum() for fact in facts])),
+        gained=float(np.mean([fact.gained for fact in facts])),
+        lost=float(np.mean([fact.lost for fact in facts])),
+        kept=float(np.mean([fact.kept for fact in facts])),
         same_prompts=float(np.mean([fact.same_prompts for fact in facts])),
     )
 
@@ -212,14 +229,19 @@ class _Pairs:
         """Mean of A_s with B_t and of A_t with B_s."""
         return (self.mean(table, 0, 1) + self.mean(table, 1, 0)) / 2
 
+    def observed(self) -> list[Bool[np.ndarray, "split candidate"]]:
+        """A_s, A_t, B_s and B_t as they are, without a swap."""
+        split = np.arange(len(self.first.masks))
+        return [
+            side.masks[split, own[:, 0]] for side in (self.first, self.second) for own in side.own
+        ]
+
 
 def _replicated(
-    first: np.ndarray, second: np.ndarray, pairs: _Pairs
+    halves: Sequence[Bool[np.ndarray, "split item"]],
 ) -> Float[np.ndarray, "status item"]:
     """Share of the splits in which each item is gained, lost and kept, in both halves."""
-    split = np.arange(len(first))
-    a_s, a_t = (first[split, own[:, 0]] for own in pairs.first.own)
-    b_s, b_t = (second[split, own[:, 0]] for own in pairs.second.own)
+    a_s, a_t, b_s, b_t = halves
     both_s, both_t = a_s & b_s, a_t & b_t
     status = [both_t & ~(a_s | b_s), both_s & ~(a_t | b_t), both_s & both_t]
     return np.stack([share.mean(0) for share in status])

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
 
 from kcircuits.analysis.jackknife import MIN_ENTITIES, Interval, jackknife_ratio
 from kcircuits.analysis.swap_test import ALPHA, JointTest, joint_swap_test, swap_test
@@ -57,21 +56,21 @@ class Verdict:
 
 
 def judge_facts(
-    facts: Sequence[FactOverlap], is_known: Bool[np.ndarray, " fact"]
+    facts: Sequence[FactOverlap], left_out: Sequence[str | None]
 ) -> tuple[Verdict, ...]:
     """Judges each fact of one step.
 
     Args:
         facts: All facts of the step.
-        is_known: Known at both epochs; others are not tested and do not count as tests.
+        left_out: Why a fact is not tested (it is not known at an epoch); None where it is.
     """
     tested = [
         i
         for i, fact in enumerate(facts)
-        if is_known[i] and not fact.is_identical and fact.n_prompts > 1 and fact.has_ceiling
+        if left_out[i] is None and not fact.is_identical and fact.n_prompts > 1 and fact.has_ceiling
     ]
-    n_facts = int(np.sum(is_known))
-    verdicts = [_untested(fact, bool(is_known[i])) for i, fact in enumerate(facts)]
+    n_facts = sum(reason is None for reason in left_out)
+    verdicts = [_untested(*pair, n_facts) for pair in zip(facts, left_out, strict=True)]
     if tested:
         step = swap_test([facts[i].statistics for i in tested])
         for row, i in enumerate(tested):
@@ -91,14 +90,16 @@ def judge_facts(
 
 
 def judge_stratum(
-    facts: Sequence[FactOverlap], entities: Sequence[str], templates: Sequence[Hashable]
+    facts: Sequence[FactOverlap],
+    entities: Sequence[str],
+    templates: Sequence[Sequence[Hashable]],
 ) -> Verdict:
     """Judges the facts of a stratum together.
 
     Args:
         facts: Those known at both epochs.
         entities: The entity of each fact: the unit of the jackknife.
-        templates: Facts with an equal value share templates and swap jointly.
+        templates: The template of each prompt of each fact; equal ones swap jointly.
     """
     if not facts:
         return Verdict(word="undetermined", reason="no fact is known at both epochs")
@@ -113,8 +114,7 @@ def judge_stratum(
         np.array([fact.ceiling for fact in facts]),
         np.array(entities),
     )
-    groups = list(zip(templates, (fact.n_prompts for fact in facts), strict=True))
-    joint = joint_swap_test([fact.statistics for fact in facts], groups)
+    joint = joint_swap_test([fact.statistics for fact in facts], templates)
     total = sum(fact.ceiling for fact in facts)
     word, reason = _stratum_rule(interval, joint)
     if obstacle := _too_few(n_prompts, len(facts)):
@@ -130,13 +130,10 @@ def judge_stratum(
     )
 
 
-def _untested(fact: FactOverlap, is_known: bool) -> Verdict:
+def _untested(fact: FactOverlap, left_out: str | None, n_facts: int) -> Verdict:
     if fact.is_identical:
         return _identical()
-    if not is_known:
-        reason = "fact not known at both epochs"
-    else:
-        reason = _too_few(fact.n_prompts, FEW_FACTS) or LOW_CEILING
+    reason = left_out or _too_few(fact.n_prompts, n_facts) or LOW_CEILING
     return Verdict(word="undetermined", reason=reason, turnover=fact.turnover)
 
 

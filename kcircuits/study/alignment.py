@@ -1,0 +1,121 @@
+"""Cells of one fact at several epochs on common ground.
+
+Scores of two epochs are compared only if the same method, with the same parameters, budget and
+numerics, scored the same prompts of the same fact on the same graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kcircuits.analysis.overlap import Items, Level, edge_items, node_items
+from kcircuits.core.cell import Cell
+from kcircuits.core.topology import Topology
+from kcircuits.errors import IncomparableError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedScores:
+    """One fact's prompt scores at several epochs on the union of their candidate edges.
+
+    Attributes:
+        candidates: Flat edge indices in the order of edge names, which breaks ties.
+        values: 0 where an edge is no candidate at that epoch.
+    """
+
+    candidates: Int[np.ndarray, " candidate"]
+    values: Float[np.ndarray, "epoch prompt candidate"]
+
+    def items(self, topology: Topology) -> Mapping[Level, Items]:
+        """What circuits on these candidates are compared by."""
+        return {
+            "edge": edge_items(topology, self.candidates),
+            "node": node_items(topology, self.candidates),
+        }
+
+
+def align_cells(cells: Sequence[Cell]) -> AlignedScores:
+    """Puts one fact's cells, one per epoch, on the union of their candidates."""
+    topology = cells[0].topology
+    candidates = np.unique(np.concatenate([cell.candidates for cell in cells]))
+    sender, receiver = np.divmod(candidates, topology.n_backward)
+    sender_rank, receiver_rank = _name_ranks(topology)
+    order = np.argsort(sender_rank[sender] * topology.n_backward + receiver_rank[receiver])
+    place = np.empty(len(candidates), dtype=np.int64)
+    place[order] = np.arange(len(candidates))
+    n_prompts = len(cells[0].prompt_idx)
+    values = np.zeros((len(cells), n_prompts, len(candidates)), dtype=np.float32)
+    for epoch, cell in enumerate(cells):
+        values[epoch][:, place[np.searchsorted(candidates, cell.candidates)]] = cell.prompt_scores
+    return AlignedScores(candidates=candidates[order], values=values)
+
+
+def check_comparable(cells: Sequence[Cell]) -> None:
+    """Refuses cells that have no common ground.
+
+    Args:
+        cells: Cells of any facts and epochs.
+
+    Raises:
+        IncomparableError: Naming what differs, and both values.
+    """
+    first = cells[0]
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        fact = seen.setdefault(cell.fact_id, cell)
+        pairs = {
+            "topology": (_graph(first), _graph(cell)),
+            "method": (first.provenance.method, cell.provenance.method),
+            "parameters": (dict(first.provenance.params), dict(cell.provenance.params)),
+            "dtype": (first.provenance.dtype, cell.provenance.dtype),
+            "numerics version": (first.provenance.numerics, cell.provenance.numerics),
+            "budget": (first.n_edges, cell.n_edges),
+            "content": (fact.fact_hash[:12], cell.fact_hash[:12]),
+            "discovery prompts": (fact.prompt_idx.tolist(), cell.prompt_idx.tolist()),
+        }
+        for what, (here, there) in pairs.items():
+            if here != there:
+                raise IncomparableError(
+                    f"fact {cell.fact_id!r}: {what} is {here} in one cell and {there} in another; "
+                    "only equal ones compare",
+                    field=what,
+                    hint="compute both epochs in one run: kcircuits run",
+                )
+
+
+def check_one_checkpoint(cells: Sequence[Cell], epoch: str) -> str:
+    """The content hash of the checkpoint that all cells of an epoch were computed on.
+
+    Raises:
+        IncomparableError: There is no cell, or the cells are of more than one checkpoint.
+    """
+    hashes = sorted({cell.checkpoint for cell in cells})
+    if len(hashes) != 1:
+        found = ", ".join(name[:12] for name in hashes) or "none"
+        raise IncomparableError(
+            f"epoch {epoch!r} has cells of {len(hashes)} checkpoints ({found}); expected one",
+            field="epoch",
+            hint=f"compute it first: kcircuits run --epochs {epoch}",
+        )
+    return hashes[0]
+
+
+def _graph(cell: Cell) -> str:
+    """A topology in words: its fields, not its thousands of names."""
+    kind = " parallel" if cell.topology.is_parallel else ""
+    return f"{cell.topology.n_layers} layers x {cell.topology.n_heads} heads{kind}"
+
+
+@lru_cache(maxsize=4)
+def _name_ranks(
+    topology: Topology,
+) -> tuple[Int[np.ndarray, " n_forward"], Int[np.ndarray, " n_backward"]]:
+    """Ranks of senders and receivers such that edges sort by them as by their names."""
+    senders = [f"{name}->" for name in topology.forward_names]
+    return (
+        np.argsort(np.argsort(senders)),
+        np.argsort(np.argsort(topology.backward_names)),
+    )

@@ -1,0 +1,135 @@
+"""One fact between two epochs: its cells side by side, its overlap, its verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kcircuits.analysis.overlap import Level
+from kcircuits.analysis.turnover import FactOverlap, compare_fact
+from kcircuits.analysis.verdict import Verdict, judge_facts
+from kcircuits.core.cell import Cell
+from kcircuits.core.facts import Fact
+from kcircuits.errors import IncomparableError
+from kcircuits.study.alignment import AlignedScores, align_cells
+
+ALL = "all"
+NO_STRATUM = "(none)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactDiff:
+    """One fact between two epochs.
+
+    Attributes:
+        fact: The fact.
+        templates: Template of each discovery prompt: its clean text without the subject.
+        known: Known at the first and at the second epoch.
+        candidates: Flat edge indices.
+        scores: Mean signed score over the discovery prompts at each epoch; 0 where an edge is no
+            candidate.
+        overlap: Overlap of its circuits.
+        verdict: Its verdict within the step.
+    """
+
+    fact: Fact
+    templates: tuple[str, ...]
+    known: tuple[bool, bool]
+    candidates: Int[np.ndarray, " candidate"]
+    scores: Float[np.ndarray, "2 candidate"]
+    overlap: FactOverlap
+    verdict: Verdict
+
+    @property
+    def is_compared(self) -> bool:
+        """It enters means and tests: known at both epochs, or nothing changed at all."""
+        return all(self.known) or self.overlap.is_identical
+
+    def stratum(self, by: str | None) -> str:
+        """The fact's stratum under a key, or its relation; ``all`` without a key."""
+        if by is None:
+            return ALL
+        return self.fact.relation if by == "relation" else self.fact.strata.get(by, NO_STRATUM)
+
+
+def pair_cells(
+    cells_from: Sequence[Cell], cells_to: Sequence[Cell], epochs: tuple[str, str]
+) -> dict[str, tuple[Cell, Cell]]:
+    """The two cells of each fact that has both, in the order of the first epoch.
+
+    Raises:
+        IncomparableError: No fact has both.
+    """
+    later = {cell.fact_id: cell for cell in cells_to}
+    pairs = {
+        cell.fact_id: (cell, later[cell.fact_id]) for cell in cells_from if cell.fact_id in later
+    }
+    if not pairs:
+        raise IncomparableError(
+            f"no fact has a cell at both {epochs[0]!r} and {epochs[1]!r} "
+            f"({len(cells_from)} and {len(cells_to)} cells)",
+            field="epoch",
+            hint=f"compute them first: kcircuits run --epochs {','.join(epochs)}",
+        )
+    return pairs
+
+
+def compare_facts(
+    pairs: Mapping[str, tuple[Cell, Cell]],
+    facts: Mapping[str, Fact],
+    epochs: tuple[str, str],
+    level: Level,
+) -> tuple[FactDiff, ...]:
+    """Compares each fact's two cells and judges all facts as one step.
+
+    Args:
+        pairs: Comparable cells, see ``check_comparable``.
+        facts: Facts by id.
+        epochs: Names of the two epochs, for the reasons given.
+        level: Compare edges or nodes.
+    """
+    aligned = [align_cells(pair) for pair in pairs.values()]
+    overlaps = [
+        compare_fact(scores.values, pair[0].n_edges, scores.items(pair[0].topology), level)
+        for scores, pair in zip(aligned, pairs.values(), strict=True)
+    ]
+    verdicts = judge_facts(overlaps, [_left_out(pair, epochs) for pair in pairs.values()])
+    return tuple(
+        _fact_diff(facts[fact_id], pair, scores, overlap, verdict)
+        for (fact_id, pair), scores, overlap, verdict in zip(
+            pairs.items(), aligned, overlaps, verdicts, strict=True
+        )
+    )
+
+
+def _fact_diff(
+    fact: Fact,
+    pair: tuple[Cell, Cell],
+    scores: AlignedScores,
+    overlap: FactOverlap,
+    verdict: Verdict,
+) -> FactDiff:
+    return FactDiff(
+        fact=fact,
+        templates=tuple(_template(fact, i) for i in pair[0].prompt_idx.tolist()),
+        known=(pair[0].is_known, pair[1].is_known),
+        candidates=scores.candidates,
+        scores=scores.values.mean(1),
+        overlap=overlap,
+        verdict=verdict,
+    )
+
+
+def _left_out(pair: tuple[Cell, Cell], epochs: tuple[str, str]) -> str | None:
+    unknown = [epoch for cell, epoch in zip(pair, epochs, strict=True) if not cell.is_known]
+    return f"fact not known at {' and '.join(dict.fromkeys(unknown))}" if unknown else None
+
+
+def _template(fact: Fact, prompt_idx: int) -> str:
+    """The clean text of a prompt without its subject."""
+    prompt = fact.prompts[prompt_idx]
+    if prompt.subject_span is None:
+        return prompt.clean.replace(fact.subject, "{}")
+    start, stop = prompt.subject_span
+    return f"{prompt.clean[:start]}{{}}{prompt.clean[stop:]}"
