@@ -6,6 +6,7 @@
     │   ├── ManifestError
     │   └── FactsError
     ├── CheckpointError       4   weights, adapter, config or tokenizer of a checkpoint
+    │   └── NonFiniteError        a score or metric came out as NaN or infinite
     ├── StoreCorruptError     5   a committed file that no longer verifies
     ├── StoreBusyError        6   another process writes the same store
     ├── FileAccessError       7   the disk said no
@@ -104,6 +105,12 @@ class CheckpointError(KCircuitsError):
 
     exit_code = 4
     code = "checkpoint"
+
+
+class NonFiniteError(CheckpointError):
+    """A score or metric is NaN or infinite; names the fact and the component."""
+
+    code = "non-finite"
 
 
 class StoreCorruptError(KCircuitsError):

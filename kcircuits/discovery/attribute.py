@@ -1,0 +1,157 @@
+"""Scores every edge for every fact, in chunks of prompts that fit into memory."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from kcircuits.core.batch import PromptBatch
+from kcircuits.core.provenance import Provenance
+from kcircuits.core.scores import EdgeScores
+from kcircuits.discovery.method import Method
+from kcircuits.discovery.registry import get_method
+from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, parse_memory, recorded_bytes
+from kcircuits.engine.metrics import get_metric
+from kcircuits.engine.tokens import TokenRows
+from kcircuits.errors import NonFiniteError, UsageError
+from kcircuits.models import Model
+from kcircuits.models.weights import TransformerWeights
+
+
+def attribute(
+    model: Model,
+    batch: PromptBatch,
+    method: str = "eap-ig-inputs",
+    *,
+    metric: str = "logit-difference",
+    reduce: Literal["fact", "prompt"] = "fact",
+    memory: str | int = DEFAULT_MEMORY,
+    progress: Callable[[int], object] | None = None,
+    **params: Any,
+) -> EdgeScores:
+    """Attribution scores of all edges, one matrix per fact.
+
+    Each prompt is scored on its own; neither its neighbours in the batch nor the chunking change
+    its scores beyond floating-point error. Prompts declared for discovery are used, all prompts
+    where none are declared.
+
+    Args:
+        model: From ``load_model``.
+        batch: From ``tokenize`` or ``PromptBatch.from_tokens``.
+        method: Name of the method: see ``kcircuits.discovery.METHODS``.
+        metric: ``logit-difference``, ``log-probability`` or ``kl``.
+        reduce: ``fact`` averages over each fact's prompts; ``prompt`` keeps them apart.
+        memory: Peak memory above the loaded model to stay within (``1GiB``, or bytes).
+        progress: Called with the number of prompts done after each chunk.
+        params: The method's own parameters, e.g. ``ig_steps=5, ig_grid="left"``.
+
+    Returns:
+        Scores [row, n_forward, n_backward] in units of the metric: estimates of metric(edge
+        corrupted) - metric(clean), so with the logit difference a helpful edge is negative.
+
+    Raises:
+        UsageError: A method, metric, parameter or fact that cannot be meant.
+        NonFiniteError: A score is NaN or infinite; names the fact and the edge.
+    """
+    chosen, measured = get_method(method), get_metric(metric)
+    settings = _settings(chosen, params)
+    if chosen.needs_clean_gradient and not measured.has_clean_gradient:
+        raise UsageError(
+            f"{method} cannot use the metric {metric}: its gradient at the clean run is zero",
+            field="metric",
+            hint="use eap-ig-inputs, or another metric",
+        )
+    if reduce not in ("fact", "prompt"):
+        raise UsageError(f"reduce is {reduce!r}; expected fact or prompt", field="reduce")
+    batch = batch.with_use("discovery")
+    _require_prompts(batch)
+    weights = model.weights
+
+    def score(rows: TokenRows) -> torch.Tensor:
+        return chosen.score(weights, rows, measured, settings)
+
+    plan = _plan(weights, batch, chosen.n_steps(settings), parse_memory(memory))
+    by_prompt = reduce == "prompt"
+    into = np.arange(len(batch)) if by_prompt else batch.fact_idx
+    scores = EdgeScores(
+        values=_mean_scores(weights, batch, score, plan, into, progress),
+        topology=weights.topology,
+        fact_ids=batch.fact_ids,
+        fact_idx=batch.fact_idx if by_prompt else np.arange(batch.n_facts),
+        prompt_idx=batch.prompt_idx if by_prompt else None,
+        provenance=Provenance(
+            method=method,
+            params={"metric": metric, **settings},
+            checkpoint=model.content_hash,
+            dtype=str(weights.dtype).removeprefix("torch."),
+        ),
+    )
+    _require_finite(scores)
+    return scores
+
+
+def _settings(method: Method, params: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(params) - set(method.defaults))
+    if unknown:
+        raise UsageError(
+            f"{method.name} has no parameter {unknown[0]!r}",
+            field=unknown[0],
+            hint=f"it takes {', '.join(method.defaults) or 'none'}",
+        )
+    settings = {**method.defaults, **params}
+    method.check(settings)
+    return settings
+
+
+def _require_prompts(batch: PromptBatch) -> None:
+    missing = sorted(set(range(batch.n_facts)) - set(batch.fact_idx.tolist()))
+    if missing:
+        raise UsageError(
+            f"fact {batch.fact_ids[missing[0]]!r} has no discovery prompt",
+            field="facts",
+            hint='give it a prompt with "use": "discovery"',
+        )
+
+
+def _plan(
+    weights: TransformerWeights, batch: PromptBatch, n_steps: int, memory: int
+) -> list[np.ndarray]:
+    # A shared prefix keeps keys and values only, so the positions after it are what counts.
+    n_pos = int((batch.lengths - np.minimum(batch.prefix_lengths, batch.lengths - 1)).max())
+    return list(chunks(batch, recorded_bytes(weights, n_pos, n_steps), memory))
+
+
+def _mean_scores(
+    weights: TransformerWeights,
+    batch: PromptBatch,
+    score: Callable[[TokenRows], torch.Tensor],
+    plan: list[np.ndarray],
+    into: np.ndarray,
+    progress: Callable[[int], object] | None,
+) -> np.ndarray:
+    """Mean score over the prompts that ``into`` sends to the same place."""
+    topology = weights.topology
+    dtype = np.float64 if weights.dtype == torch.float64 else np.float32
+    shape = (int(into.max()) + 1, topology.n_forward, topology.n_backward)
+    values = np.zeros(shape, dtype=dtype)
+    for index in plan:
+        rows = TokenRows.from_batch(batch.rows(index), weights)
+        np.add.at(values, into[index], score(rows).cpu().numpy())
+        if progress is not None:
+            progress(len(index))
+    values /= np.bincount(into).astype(dtype)[:, None, None]
+    return values
+
+
+def _require_finite(scores: EdgeScores) -> None:
+    bad = np.argwhere(~np.isfinite(scores.values))
+    if len(bad):
+        row, u, v = (int(i) for i in bad[0])
+        fact = scores.fact_ids[int(scores.fact_idx[row])]
+        raise NonFiniteError(
+            f"fact {fact!r}: the score of {scores.topology.edge_name(u, v)} is not finite "
+            f"({len(bad)} scores in all)",
+            field=fact,
+            hint="check the checkpoint for overflow, or compute in float32",
+        )

@@ -1,0 +1,66 @@
+"""How many prompts fit into a memory budget at once, and in which order they run."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int
+
+from kcircuits.core.batch import PromptBatch
+from kcircuits.errors import UsageError
+from kcircuits.models.weights import TransformerWeights
+
+# Peak memory above the loaded model that a run keeps to unless told otherwise.
+DEFAULT_MEMORY = 2**30
+
+# Tensors that a layer keeps for its backward, in units of the widths below; counted from
+# engine/forward.py and checked against the measured peak by benchmarks/attribution.py.
+_KEPT_D_MODEL = 9
+_KEPT_HEADS = 12
+_KEPT_D_MLP = 4
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_memory(text: str | int) -> int:
+    """Bytes that ``1GiB``, ``512M`` or a plain number mean; UsageError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", str(text).lower())
+    n_bytes = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if n_bytes < 1:
+        raise UsageError(
+            f"memory is {text!r}; expected a size such as 1GiB or 512MiB", field="memory"
+        )
+    return n_bytes
+
+
+def recorded_bytes(weights: TransformerWeights, n_pos: int, n_steps: int) -> int:
+    """Bytes per prompt of a differentiated forward with ``n_steps`` points and all senders."""
+    topology = weights.topology
+    heads = topology.n_heads * weights.d_head
+    kept = _KEPT_D_MODEL * weights.d_model + _KEPT_HEADS * heads + _KEPT_D_MLP * weights.d_mlp
+    kept += 4 * topology.n_heads * n_pos
+    graph = topology.n_layers * kept * n_steps
+    senders = topology.n_forward * (weights.d_model + 4 * topology.n_heads)
+    logits = 6 * len(weights.unembed) * n_steps // max(n_pos, 1)
+    return n_pos * (graph + senders + logits) * weights.embed.element_size()
+
+
+def masked_bytes(weights: TransformerWeights, n_pos: int) -> int:
+    """Bytes per prompt of a masked forward."""
+    topology = weights.topology
+    private = 8 * 3 * topology.n_heads * weights.d_model
+    cached = topology.n_layers * (4 * weights.d_model + 4 * topology.n_heads * weights.d_head)
+    senders = topology.n_forward * weights.d_model
+    logits = 4 * len(weights.unembed) // max(n_pos, 1)
+    masks = topology.n_forward * topology.n_backward // max(n_pos, 1)
+    return n_pos * (private + cached + senders + logits + masks) * weights.embed.element_size()
+
+
+def chunks(
+    batch: PromptBatch, bytes_per_prompt: int, memory: int
+) -> Iterator[Int[np.ndarray, " row"]]:
+    """Row indices of each chunk: prompts of like length and shared prefix run together."""
+    order = np.lexsort((np.arange(len(batch)), batch.lengths, batch.prefix_lengths))
+    size = max(1, memory // max(1, bytes_per_prompt))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
