@@ -1,0 +1,243 @@
+"""The results of a sweep, as a notebook or a verb holds them. Reading them needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kcircuits.core.cell import Cell
+from kcircuits.core.facts import Fact
+from kcircuits.core.manifest import Checkpoint, resolve_ref
+from kcircuits.core.topology import Topology
+from kcircuits.errors import IncomparableError, UsageError
+from kcircuits.io.atomic import write_atomic
+from kcircuits.io.jsonl import read_rows
+from kcircuits.io.run_record import (
+    CheckpointRecord,
+    RequestRecord,
+    RunRecord,
+    read_run_record,
+)
+from kcircuits.io.store import CellRow, Store
+
+if TYPE_CHECKING:
+    from kcircuits.analysis.overlap import Level
+    from kcircuits.study.diff import Diff
+
+
+def open_run(path: str | Path) -> "Run":
+    """The results in a run folder.
+
+    Where the run was asked for with more than one method or budget, these are the results of the
+    latest request; `kcircuits run` with the other settings, all finished, brings those back.
+
+    Raises:
+        UsageError: The folder holds no results.
+        StoreCorruptError: A file was changed.
+        FileAccessError: The disk refused.
+    """
+    folder = Path(path)
+    record = read_run_record(folder)
+    if not record.requests:
+        raise UsageError(f"{folder} holds no request", hint="compute results with `kcircuits run`")
+    return Run(path=folder, record=record, request=record.requests[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The results of a sweep.
+
+    Attributes:
+        path: The run folder.
+        record: All that was asked of the run.
+        request: The method and budget whose results these are.
+    """
+
+    path: Path
+    record: RunRecord
+    request: RequestRecord
+
+    @property
+    def name(self) -> str:
+        """Name of the run in its manifest."""
+        return self.record.run
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointRecord, ...]:
+        """The checkpoints in training order, with epochs and content hashes."""
+        return self.request.checkpoints
+
+    @property
+    def epochs(self) -> tuple[str, ...]:
+        """Ids of the checkpoints in training order."""
+        return tuple(checkpoint.id for checkpoint in self.request.checkpoints)
+
+    @property
+    def fact_ids(self) -> tuple[str, ...]:
+        """Ids of the facts in the order of the facts file."""
+        return tuple(fact.id for fact in self.request.facts)
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """The facts as they were when the run was asked for."""
+        return tuple(record.fact for record in self.request.facts)
+
+    @property
+    def method(self) -> str:
+        """Name of the attribution method."""
+        return str(self.request.settings["method"])
+
+    @property
+    def fraction(self) -> float:
+        """The budget as a share of all edges."""
+        fraction = self.request.settings["fraction"]
+        return self.n_edges / self.topology.n_edges if fraction is None else float(fraction)
+
+    @property
+    def n_edges(self) -> int:
+        """The budget in edges."""
+        if self.request.n_edges is None:
+            raise self._nothing_computed()
+        return self.request.n_edges
+
+    @property
+    def topology(self) -> Topology:
+        """The graph of the model."""
+        if self.request.topology is None:
+            raise self._nothing_computed()
+        return self.request.topology
+
+    @cached_property
+    def store(self) -> Store:
+        """The results store."""
+        return Store(self.path / "store")
+
+    @property
+    def probes(self) -> list[dict[str, Any]]:
+        """Rows of ``probes.jsonl``: one probe of one fact at one checkpoint each."""
+        return read_rows(self.path / "probes.jsonl")
+
+    @property
+    def train(self) -> list[dict[str, Any]]:
+        """Rows of ``train.jsonl``: loss and learning rate over epochs."""
+        return read_rows(self.path / "train.jsonl")
+
+    def checkpoint(self, ref: str) -> CheckpointRecord:
+        """The checkpoint that ``ref`` means: an id, ``ep3``, ``step2400``, ``first`` or ``last``.
+
+        Raises:
+            UsageError: No checkpoint of this run, or more than one, has that name.
+        """
+        known = tuple(
+            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
+        )
+        return self.checkpoints[resolve_ref(ref, known)]
+
+    def rows(self, epoch: str) -> dict[str, CellRow]:
+        """What the store's index says of each fact's cell at an epoch; absent where not computed.
+
+        Reads no arrays: for whether facts are known, values and failures.
+        """
+        checkpoint = self.checkpoint(epoch)
+        found: dict[str, CellRow] = {}
+        for fact in self.request.facts:
+            key = self.request.key(checkpoint, fact)
+            row = None if key is None else self.store.row(key)
+            if row is not None:
+                found[fact.id] = row
+        return found
+
+    def cells(
+        self, epoch: str, fact_ids: Sequence[str] | None = None, *, dense: bool = False
+    ) -> list[Cell]:
+        """The cells of an epoch, in the order of the facts.
+
+        Args:
+            epoch: A reference to the checkpoint.
+            fact_ids: Which facts, in this order; default all but those whose cell failed.
+            dense: With the mean scores over all edges, which take much longer to read.
+
+        Raises:
+            UsageError: There is no such epoch or fact.
+            IncomparableError: Cells are missing, or a fact that was named has failed.
+            StoreCorruptError: What was read is not what was committed.
+        """
+        rows = self.rows(epoch)
+        wanted = self.fact_ids if fact_ids is None else tuple(fact_ids)
+        for fact_id in wanted:
+            if fact_id not in self.fact_ids:
+                raise UsageError(
+                    f"fact {fact_id!r} is not in this run", field="fact", hint="see `kcircuits ls`"
+                )
+        missing = [fact_id for fact_id in wanted if fact_id not in rows]
+        if missing:
+            raise IncomparableError(
+                f"epoch {epoch} has {len(wanted) - len(missing)} of {len(wanted)} facts; "
+                f"{missing[0]} is missing",
+                hint=f"run `kcircuits run --epochs {self.checkpoint(epoch).id}`",
+            )
+        failed = [rows[fact_id] for fact_id in wanted if rows[fact_id].is_failed]
+        if failed and fact_ids is not None:
+            raise IncomparableError(
+                f"fact {failed[0].fact_id} has no numbers at {epoch}: {failed[0].message}",
+                hint="leave the fact out, or look for NaN in that checkpoint's weights",
+            )
+        return [
+            self.store.read(rows[fact_id].key, dense=dense)
+            for fact_id in wanted
+            if not rows[fact_id].is_failed
+        ]
+
+    def diff(
+        self,
+        a: str,
+        b: str,
+        *,
+        by: str | None = None,
+        level: "Level" = "edge",
+        facts: Sequence[str] | None = None,
+    ) -> "Diff":
+        """What changed between two epochs.
+
+        Args:
+            a: A reference to the first epoch.
+            b: A reference to the second.
+            by: Stratum key to group facts by.
+            level: Compare edges or nodes.
+            facts: Which facts; default all.
+
+        Raises:
+            IncomparableError: Cells are missing or do not compare.
+            UsageError: There is no such epoch, fact or stratum.
+        """
+        from kcircuits.study.diff import Diff  # imports this module's Run
+
+        ends = [self.checkpoint(ref) for ref in (a, b)]
+        return Diff.from_cells(
+            self.cells(a, facts),
+            self.cells(b, facts),
+            epochs=(ends[0].id, ends[1].id),
+            facts=self.facts,
+            by=by,
+            level=level,
+            fraction=self.fraction,
+            unverified=[end.id for end in ends if not end.is_verified],
+        )
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Writes the report of the run, one self-contained HTML page.
+
+        Args:
+            path: The file; default ``figures/report.html`` in the run folder.
+        """
+        from kcircuits.study.report import report_page  # imports this module's Run
+
+        file = self.path / "figures" / "report.html" if path is None else Path(path)
+        write_atomic(file, report_page(self))
+        return file
+
+    def _nothing_computed(self) -> IncomparableError:
+        return IncomparableError(
+            f"run {self.name} has no finished cell yet", hint="compute them with `kcircuits run`"
+        )

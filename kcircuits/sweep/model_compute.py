@@ -1,0 +1,89 @@
+"""A sweep's numbers from real models: attribution, circuits, their evaluation, probes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from kcircuits.core.batch import PromptBatch
+from kcircuits.core.facts import Fact
+from kcircuits.core.manifest import Checkpoint
+from kcircuits.core.selection import select
+from kcircuits.discovery import attribute
+from kcircuits.errors import NonFiniteError
+from kcircuits.evaluation import evaluate, known_facts, probe
+from kcircuits.io.checkpoint_files import content_hash
+from kcircuits.models import load_model, swap_checkpoint, tokenize
+from kcircuits.sweep.compute import BatchResult, Loaded
+from kcircuits.sweep.request import Settings
+
+
+class ModelCompute:
+    """``Compute`` on ``kcircuits.models`` and the engine.
+
+    Args:
+        settings: Method, parameters, dtype and device.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def content_hash(self, checkpoint: Checkpoint) -> str:
+        """Hash of the checkpoint as it is on disk now."""
+        return content_hash(checkpoint.path, checkpoint.adapter)
+
+    def load(self, checkpoint: Checkpoint, previous: Loaded | None) -> Loaded:
+        """The checkpoint in memory; its weights go into the previous model where there is one."""
+        if previous is None:
+            dtype = getattr(torch, self._settings.dtype)
+            model = load_model(checkpoint, dtype=dtype, device=self._settings.device)
+        else:
+            model = swap_checkpoint(previous.model, checkpoint)
+        return Loaded(model=model, topology=model.topology, content_hash=model.content_hash)
+
+    def tokenize(self, loaded: Loaded, facts: Sequence[Fact]) -> PromptBatch:
+        """All prompts of the facts, by the checkpoint's own tokenizer."""
+        return tokenize(loaded.model, facts)
+
+    def attribute(
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+    ) -> BatchResult:
+        """Scores per discovery prompt, then each fact's circuit on its evaluation prompts."""
+        try:
+            return self._numbers(loaded, batch, n_edges, advance)
+        except NonFiniteError:
+            return self._without_failures(loaded, batch, n_edges)
+
+    def _numbers(
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+    ) -> BatchResult:
+        method, params = self._settings.method, self._settings.params
+        scores = attribute(loaded.model, batch, method, reduce="prompt", progress=advance, **params)
+        circuits = select(scores, n_edges=n_edges)
+        faithfulness = evaluate(loaded.model, batch, circuits, metric=params["metric"])
+        probes = probe(loaded.model, batch)
+        return BatchResult(
+            scores=scores,
+            faithfulness=faithfulness,
+            probes=probes,
+            is_known=known_facts(probes),
+            n_circuit_edges=dict(zip(scores.fact_ids, circuits.n_edges.tolist(), strict=True)),
+        )
+
+    def _without_failures(self, loaded: Loaded, batch: PromptBatch, n_edges: int) -> BatchResult:
+        """Finds the facts whose numbers are not finite, and computes the others without them."""
+        failures: dict[str, str] = {}
+        for fact_id in batch.fact_ids:
+            try:
+                self._numbers(loaded, batch.facts([fact_id]), n_edges, _ignore)
+            except NonFiniteError as error:
+                failures[fact_id] = error.message
+        others = [fact_id for fact_id in batch.fact_ids if fact_id not in failures]
+        if not others:
+            return BatchResult(scores=None, failures=failures)
+        result = self._numbers(loaded, batch.facts(others), n_edges, _ignore)
+        return replace(result, failures=failures)
+
+
+def _ignore(_: int) -> None:
+    """No progress to tell: these prompts were counted already."""

@@ -1,0 +1,186 @@
+"""What a sweep is asked to compute. No torch: a request can be planned before it is run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from kcircuits.core.facts import Fact
+from kcircuits.core.keys import digest
+from kcircuits.core.manifest import Checkpoint, Manifest
+from kcircuits.core.provenance import NUMERICS_VERSION
+from kcircuits.errors import UsageError
+
+# Parameters that each method takes, with their defaults.
+METHOD_PARAMS: Mapping[str, Mapping[str, Any]] = {
+    "eap": {"metric": "logit-difference"},
+    "eap-ig-inputs": {"metric": "logit-difference", "ig_steps": 5, "ig_grid": "left"},
+}
+METRICS = ("logit-difference", "log-probability", "kl")
+GRIDS = ("left", "right")
+# Facts per batch, the unit of redo: 8 facts x 8 prompts on SmolLM2-135M are some 20 s on one core.
+BATCH_SIZE = 8
+FRACTION = 0.005
+DTYPES = ("float32", "bfloat16", "float64")
+# Their versions are part of every key: another version may round differently.
+_LIBRARIES = ("numpy", "torch", "transformer-lens", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything apart from checkpoint and fact that the numbers depend on.
+
+    Attributes:
+        method: Attribution method.
+        params: All its parameters.
+        fraction: Budget as a share of all edges; None where ``n_edges`` is given.
+        n_edges: Budget in edges; None where ``fraction`` is given.
+        dtype: Floating-point type of the computation.
+        device: ``cpu`` or another device of torch.
+    """
+
+    method: str = "eap-ig-inputs"
+    params: Mapping[str, Any] = field(default_factory=lambda: METHOD_PARAMS["eap-ig-inputs"])
+    fraction: float | None = FRACTION
+    n_edges: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    @property
+    def id(self) -> str:
+        """Hash of the settings, as in the run's record."""
+        return digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings with the numerics version and the libraries' versions."""
+        return {
+            "method": self.method,
+            "params": dict(self.params),
+            "fraction": self.fraction,
+            "n_edges": self.n_edges,
+            "dtype": self.dtype,
+            "device": self.device.split(":")[0],
+            "numerics": NUMERICS_VERSION,
+            "libraries": {name: version(name) for name in _LIBRARIES},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which facts at which checkpoints, by which method.
+
+    Attributes:
+        manifest: The run.
+        known_facts: All facts of the facts file.
+        facts: Those that are asked for, in the order of the file.
+        checkpoints: Those that are asked for, in training order.
+        settings: How.
+        batch_size: Facts per batch; None leaves it to what the run has recorded.
+    """
+
+    manifest: Manifest
+    known_facts: tuple[Fact, ...]
+    facts: tuple[Fact, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    settings: Settings
+    batch_size: int | None = None
+
+
+def make_settings(
+    method: str = "eap-ig-inputs",
+    *,
+    params: Mapping[str, Any] | None = None,
+    fraction: float | None = None,
+    n_edges: int | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Settings:
+    """Checked settings; parameters that are None or absent take the method's defaults.
+
+    Raises:
+        UsageError: An unknown method or dtype, a parameter that the method does not have, or a
+            budget out of range.
+    """
+    if dtype not in DTYPES:
+        raise _refused("dtype", dtype, f"one of {', '.join(DTYPES)}")
+    resolved = _resolved(method, {k: v for k, v in (params or {}).items() if v is not None})
+    if fraction is not None and n_edges is not None:
+        raise UsageError("fraction and n_edges exclude each other", field="n_edges")
+    if n_edges is None and fraction is None:
+        fraction = FRACTION
+    if fraction is not None and not 0 < fraction <= 1:
+        raise _refused("fraction", fraction, "a number above 0 and up to 1")
+    if n_edges is not None and n_edges < 1:
+        raise _refused("n_edges", n_edges, "at least 1")
+    return Settings(
+        method=method,
+        params=resolved,
+        fraction=fraction,
+        n_edges=n_edges,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _resolved(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's parameters, checked, with its defaults filled in."""
+    if method not in METHOD_PARAMS:
+        raise _refused("method", method, f"one of {', '.join(METHOD_PARAMS)}")
+    for name in given.keys() - METHOD_PARAMS[method].keys():
+        raise UsageError(
+            f"{name} = {given[name]!r} is no parameter of {method}",
+            field=name,
+            hint=f"leave it out; {method} has {', '.join(METHOD_PARAMS[method])}",
+        )
+    params = {**METHOD_PARAMS[method], **given}
+    for name, choices in (("metric", METRICS), ("ig_grid", GRIDS)):
+        if name in params and params[name] not in choices:
+            raise _refused(name, params[name], f"one of {', '.join(choices)}")
+    if params.get("ig_steps", 1) < 1:
+        raise _refused("ig_steps", params["ig_steps"], "at least 1")
+    if method == "eap" and params["metric"] == "kl":
+        raise UsageError(
+            "eap cannot use the metric kl: its gradient at the clean run is zero",
+            field="metric",
+            hint="use --method eap-ig-inputs, or another metric",
+        )
+    return params
+
+
+def choose_facts(facts: Sequence[Fact], selection: str | None) -> tuple[Fact, ...]:
+    """The facts that a selection means, in the order given.
+
+    Args:
+        facts: All facts.
+        selection: Ids and strata ``key=value``, comma separated, any of which a fact matches;
+            None means all.
+
+    Raises:
+        UsageError: A part that no fact matches.
+    """
+    if selection is None:
+        return tuple(facts)
+    chosen: set[str] = set()
+    for part in (part.strip() for part in selection.split(",")):
+        key, equals, value = part.partition("=")
+        hits = {fact.id for fact in facts if fact.id == part}
+        if not hits and equals:
+            hits = {fact.id for fact in facts if fact.strata.get(key) == value}
+        if not hits:
+            strata = sorted({f"{k}={v}" for fact in facts for k, v in fact.strata.items()})
+            raise UsageError(
+                f"{part!r} is neither a fact nor a stratum of this run",
+                field="facts",
+                hint=f"facts are {_few([fact.id for fact in facts])}; strata {_few(strata)}",
+            )
+        chosen |= hits
+    return tuple(fact for fact in facts if fact.id in chosen)
+
+
+def _few(names: Sequence[str], n_shown: int = 8) -> str:
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return (", ".join(names[:n_shown]) or "none") + more
+
+
+def _refused(name: str, value: object, expected: str) -> UsageError:
+    return UsageError(f"{name} is {value!r}; expected {expected}", field=name)
