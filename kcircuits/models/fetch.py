@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from kcircuits.errors import CheckpointError, FileAccessError, UsageError
 from kcircuits.io.checkpoint_files import content_hash, model_files, read_json
@@ -196,7 +197,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     options = {"gguf_file": gguf.name, "local_files_only": True}
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, dtype=torch.float32, **options
             )
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)

@@ -13,10 +13,15 @@ def rotary_fields(config: Any, d_head: int) -> dict[str, Any]:
         CheckpointError: TransformerLens does not compute this kind of rotary embedding.
     """
     rope = config.rope_parameters
-    fraction = rope.get("partial_rotary_factor", 1.0)
+    rotary_dim = int(d_head * rope.get("partial_rotary_factor", 1.0))
+    if rotary_dim % 2:
+        raise CheckpointError(
+            f"{rotary_dim} of {d_head} dimensions of a head would rotate; rotation needs pairs",
+            field="partial_rotary_factor",
+        )
     return {
         "positional_embedding_type": "rotary",
-        "rotary_dim": int(d_head * fraction),
+        "rotary_dim": rotary_dim,
         "rotary_base": rope["rope_theta"],
         **_scaling(rope),
     }
