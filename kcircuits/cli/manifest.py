@@ -141,7 +141,7 @@ def _content(manifest: Manifest) -> dict[str, Any]:
 
 def _print(manifest: Manifest, states: Sequence[str] | None = None) -> None:
     print(f"run {printable(manifest.run)}, base model {printable(manifest.base_model)}")
-    print(f"facts {printable(manifest.facts)}")
+    print(f"facts {printable(_short(manifest.facts))}")
     states = states or ["unverified" if c.sha256 is None else "declared" for c in manifest]
     print_table(
         ["id", "epoch", "step", "sha256", "state", "folder"],
@@ -152,8 +152,13 @@ def _print(manifest: Manifest, states: Sequence[str] | None = None) -> None:
                 checkpoint.step,
                 checkpoint.sha256 and checkpoint.sha256[:12],
                 state,
-                checkpoint.adapter or checkpoint.path,
+                _short(checkpoint.adapter or checkpoint.path),
             ]
             for checkpoint, state in zip(manifest, states, strict=True)
         ],
     )
+
+
+def _short(path: Path) -> Path:
+    """The path as seen from the current folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

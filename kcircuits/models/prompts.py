@@ -133,16 +133,7 @@ def _encode(tokenizer: Any, fact: Fact, fact_idx: int, prompt_idx: int) -> Encod
     # The foil is read at the clean prompt's answer too, where it must split alike.
     texts += [clean + answer for answer in (prompt.foil, *prompt.candidates)]
     ids = tokenizer(texts, add_special_tokens=is_raw)["input_ids"]
-    if len(ids[0]) != len(ids[1]):
-        _refuse(
-            place,
-            "corrupt",
-            f"clean has {len(ids[0])} tokens, corrupt {len(ids[1])}",
-            "choose a corrupt subject of equal token count",
-        )
-    if not ids[0] or ids[0] == ids[1]:
-        problem = "has no tokens" if not ids[0] else "and corrupt have the same tokens"
-        _refuse(place, "clean", f"clean {problem}", "write another text")
+    _check_pair(ids[0], ids[1], place)
     target = _first(ids[0], ids[2], "target", prompt.target, place)
     foil = _first(ids[1], ids[3], "foil", prompt.foil, place)
     if foil != _first(ids[0], ids[4], "foil", prompt.foil, place):
@@ -169,6 +160,19 @@ def _encode(tokenizer: Any, fact: Fact, fact_idx: int, prompt_idx: int) -> Encod
         foil=foil,
         candidates=_candidates(prompt, ids[0], ids[5:], target, place),
     )
+
+
+def _check_pair(clean: list[int], corrupt: list[int], place: str) -> None:
+    if len(clean) != len(corrupt):
+        _refuse(
+            place,
+            "corrupt",
+            f"clean has {len(clean)} tokens, corrupt {len(corrupt)}",
+            "choose a corrupt subject of equal token count",
+        )
+    if not clean or clean == corrupt:
+        problem = "and corrupt have the same tokens" if clean else "has no tokens"
+        _refuse(place, "clean", f"clean {problem}", "write another text")
 
 
 def _candidates(
