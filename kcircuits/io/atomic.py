@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kcircuits.errors import FileAccessError
 
-TEMPORARY_PREFIX = ".writing-"
+_PREFIX = ".writing-"
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the command again",
@@ -39,7 +39,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)
         try:
             _fill(descriptor, data.encode() if isinstance(data, str) else data)
             Path(name).replace(path)
@@ -49,6 +49,15 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise access_error(error, path, "write") from error
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Removes what killed writers of a file (of every file of the folder) have left.
+
+    The caller holds a lock that keeps other writers of those files away.
+    """
+    for left in folder.glob(f"{_PREFIX}{name}-*"):
+        left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

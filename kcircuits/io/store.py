@@ -16,7 +16,7 @@ from typing import Any
 
 from kcircuits.core.cell import Cell, FailedCell
 from kcircuits.errors import FileAccessError, StoreCorruptError, UsageError
-from kcircuits.io.atomic import TEMPORARY_PREFIX, access_error, write_atomic
+from kcircuits.io.atomic import access_error, clear_leftovers, write_atomic
 from kcircuits.io.cells import cell_record, cell_tensors, read_cell
 from kcircuits.io.lock import writer_lock
 from kcircuits.io.sealed import read_sealed, sealed
@@ -117,9 +117,8 @@ class Store:
             FileAccessError: The disk refused.
         """
         with writer_lock(self.path / "lock", wait_s=wait_s):
-            for folder in (self.path, self._folder):
-                for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-                    left.unlink(missing_ok=True)
+            clear_leftovers(self.path)
+            clear_leftovers(self._folder)
             self._load()
             self._is_locked = True
             try:

@@ -17,6 +17,7 @@ from kcircuits.core.keys import token_digests
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.core.selection import edge_budget
 from kcircuits.errors import CheckpointError, FileAccessError, KCircuitsError
+from kcircuits.io.atomic import clear_leftovers
 from kcircuits.io.run_record import RUN_FILE, FactRecord, read_run_record, write_run_record
 from kcircuits.io.store import Store
 from kcircuits.sweep.cells import AGREEMENT, cells_of_batch, disagreement
@@ -72,6 +73,7 @@ def run_local(
     """
     store = Store(folder / "store")
     with store.writing(wait_s=wait_s):
+        clear_leftovers(folder, RUN_FILE)
         sweep = _Sweep(request, folder, store, compute, on_failure)
         sweep.run(show_progress)
         return sweep.result

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from kcircuits.core.keys import digest
 from kcircuits.core.manifest import Checkpoint, Manifest
-from kcircuits.io.run_record import CheckpointRecord, FactRecord, RequestRecord, RunRecord
+from kcircuits.io.run_record import (
+    RUN_FILE,
+    CheckpointRecord,
+    FactRecord,
+    RequestRecord,
+    RunRecord,
+    read_run_record,
+)
 from kcircuits.io.store import Store
 from kcircuits.sweep.request import BATCH_SIZE, Request
 
@@ -123,3 +130,34 @@ def with_tokens(record: RequestRecord, tokens: Mapping[str, str]) -> RequestReco
     """The record with the digests of the facts' token ids filled in."""
     facts = tuple(replace(f, tokens=tokens.get(f.id, f.tokens)) for f in record.facts)
     return replace(record, facts=facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchState:
+    """A planned batch: its members, and how many of their cells are there."""
+
+    epoch: str
+    facts: tuple[str, ...]
+    done: int
+
+
+def preview(request: Request, folder: Path) -> list[BatchState]:
+    """What a request would compute, without loading a model or writing anything.
+
+    Cells of checkpoints that declare no hash, or of facts that no tokenizer has seen yet in this
+    run, count as due where the record of the run does not know them.
+    """
+    recorded = None
+    if (folder / RUN_FILE).exists():
+        recorded = read_run_record(folder).request(request.settings.id)
+    known = {c.id: c.content_hash for c in recorded.checkpoints} if recorded else {}
+    hashes = {c.id: c.sha256 or known.get(c.id) for c in request.checkpoints}
+    record, store = plan_request(request, recorded, hashes), Store(folder / "store")
+    states: list[BatchState] = []
+    for checkpoint in request.checkpoints:
+        batches = batches_at(record, checkpoint.id)
+        for place, members in enumerate(record.batches):
+            keys = batches[place].keys if batches else ()
+            done = sum(key in store for key in keys)
+            states.append(BatchState(epoch=checkpoint.id, facts=members, done=done))
+    return states

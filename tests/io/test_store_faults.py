@@ -146,7 +146,7 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_killed_writers_leftovers_are_cleared(filled: Path) -> None:
-    left = filled / "shards" / ".writing-abc"
+    left = filled / "shards" / ".writing-abc-xyz"
     left.write_bytes(b"half")
     Store(filled)
     assert left.exists()  # a reader may run beside the writer
