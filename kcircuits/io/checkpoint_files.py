@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+TEMPLATE_FOLDER = "additional_chat_templates"
 # Beside an adapter: which base it was trained on. Not part of the content hash.
 BASE_RECORD = "kcircuits.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -94,7 +95,7 @@ def model_files(path: str | Path) -> CheckpointFiles:
             hint="save a dequantised copy (float32 or bfloat16) and load that",
         )
     weights, tensors = _weights(root, names)
-    hashed = {name: root / name for name in ("config.json", *weights, *_tokenizer(root, names))}
+    hashed = {name: root / name for name in ("config.json", *weights, *_tokenizer(names))}
     return CheckpointFiles(root=root, config=config, tensors=tensors, hashed=hashed)
 
 
@@ -118,7 +119,7 @@ def adapter_files(path: str | Path) -> CheckpointFiles:
             raise _pickled(root, "adapter_model.bin")
         raise CheckpointError("no adapter_model.safetensors in the adapter folder", file=root)
     tensors = read_header(root / "adapter_model.safetensors")
-    members = ("adapter_config.json", "adapter_model.safetensors", *_tokenizer(root, names))
+    members = ("adapter_config.json", "adapter_model.safetensors", *_tokenizer(names))
     return CheckpointFiles(
         root=root,
         config=read_json(root / "adapter_config.json"),
@@ -149,7 +150,12 @@ def content_hash(path: str | Path, adapter: str | Path | None = None) -> str:
 def read_base_hash(adapter: str | Path) -> str | None:
     """Content hash of the base that an adapter was trained on, where it was recorded."""
     file = Path(adapter) / BASE_RECORD
-    return str(read_json(file)["base_sha256"]) if file.is_file() else None
+    if not file.is_file():
+        return None
+    recorded = read_json(file).get("base_sha256")
+    if not isinstance(recorded, str):
+        raise CheckpointError("no base_sha256 in the record", file=file, field="base_sha256")
+    return recorded
 
 
 def base_record(base_sha256: str) -> str:
@@ -206,7 +212,7 @@ def _entries(root: Path) -> list[str]:
         raise _access(error, root) from error
     for entry in entries:
         if entry.is_dir():
-            if entry.name == "additional_chat_templates":
+            if entry.name == TEMPLATE_FOLDER:
                 names += [f"{entry.name}/{name}" for name in _entries(confined(root, entry.name))]
             continue
         confined(root, entry.name)
@@ -293,12 +299,8 @@ def _sharded(root: Path) -> tuple[list[str], dict[str, TensorInfo]]:
     return [index.name, *sorted(set(weight_map.values()))], tensors
 
 
-def _tokenizer(root: Path, names: list[str]) -> list[str]:
-    templates = [name for name in names if name.startswith("additional_chat_templates/")]
-    for name in names:
-        if name.startswith(("tokenizer", "chat_template")) and not (root / name).is_file():
-            raise CheckpointError(f"{name!r} is not a file", file=root / name)
-    return [name for name in names if name in TOKENIZER_FILES] + templates
+def _tokenizer(names: list[str]) -> list[str]:
+    return [n for n in names if n in TOKENIZER_FILES or n.startswith(f"{TEMPLATE_FOLDER}/")]
 
 
 def _pickled(root: Path, name: str) -> CheckpointError:

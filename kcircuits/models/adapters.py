@@ -42,8 +42,10 @@ def with_adapter(model: Any, adapter: CheckpointFiles, source: Checkpoint) -> An
     try:
         peft = PeftModel.from_pretrained(model, str(adapter.root), is_trainable=False)
     except Exception as error:  # PEFT raises whatever a wrong base or config leads it to
+        is_absent = isinstance(error, KeyError)
+        reason = f"no tensor {error.args[0]}" if is_absent else str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"the adapter does not fit this base: {str(error).strip().splitlines()[0][:300]}",
+            f"the adapter does not fit this base: {reason[:300]}",
             file=adapter.root,
             hint="name the base model that the adapter was trained on as `path`",
         ) from error
@@ -56,6 +58,18 @@ def with_adapter(model: Any, adapter: CheckpointFiles, source: Checkpoint) -> An
             hint="mark the checkpoint as epoch 0 or `identity: true` if that is meant",
         )
     return peft.eval().requires_grad_(False)
+
+
+def merged(peft: Any) -> Any:
+    """The plain transformers model with the adapter merged into its weights.
+
+    PEFT merges in place, and where lm_head shares the embeddings' memory it would move with them,
+    though it does not while the adapter is apart. So lm_head gets its own copy first.
+    """
+    lm_head = peft.get_base_model().get_output_embeddings()
+    if type(lm_head) is torch.nn.Linear:
+        lm_head.weight = torch.nn.Parameter(lm_head.weight.clone(), requires_grad=False)
+    return peft.merge_and_unload()
 
 
 def _check_keys(peft: Any, adapter: CheckpointFiles) -> None:

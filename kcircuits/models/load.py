@@ -25,7 +25,7 @@ from kcircuits.io.checkpoint_files import (
     content_hash,
     model_files,
 )
-from kcircuits.models.adapters import check_base, with_adapter
+from kcircuits.models.adapters import check_base, merged, with_adapter
 from kcircuits.models.hooked import build_hooked, hooked_config, owned_state
 from kcircuits.models.parity import BOUNDS, check_parity, logits_of, probe_tokens
 from kcircuits.models.quiet import quiet
@@ -194,22 +194,21 @@ def _load_hooked(
     family, config = family_of(files), load_config(files)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     cfg = hooked_config(family, config, exact)
-    tokens = probe_tokens(cfg)
+    tokens, where = probe_tokens(cfg), (adapter or files).root
+    reference = load_reference(files, config, exact)
+    if adapter is not None:
+        check_base(files, adapter)
+        reference = with_adapter(reference, adapter, checkpoint)
     with double_throughout(exact):
-        if adapter is not None:
-            check_base(files, adapter)
-        reference = load_reference(files, config, exact)
-        if adapter is not None:
-            reference = with_adapter(reference, adapter, checkpoint)
         expected = logits_of(reference.to(device), tokens)
-        plain = reference if adapter is None else reference.merge_and_unload()
+        plain = reference if adapter is None else merged(reference)
         state = owned_state(family, plain, cfg)
         del reference, plain
         hooked = _on(build_hooked(cfg, state), device)
-    check_parity(logits_of(hooked, tokens), expected, exact, files.root)
+    check_parity(logits_of(hooked, tokens), expected, exact, where)
     if dtype != exact:
         hooked = _rounded(hooked, hooked_config(family, config, dtype), state, device)
-        check_parity(logits_of(hooked, tokens), expected, dtype, files.root)
+        check_parity(logits_of(hooked, tokens), expected, dtype, where)
     return hooked
 
 

@@ -86,6 +86,8 @@ def load_reference(files: CheckpointFiles, config: Any, dtype: torch.dtype) -> A
     _check_loading_info(files, info)
     _check_tied(files, model)
     check_finite(model, files.root)
+    if dtype == torch.float64:
+        double_rotary_buffers(model)
     return model.eval().requires_grad_(False)
 
 
@@ -108,9 +110,20 @@ def double_throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
     """For float64, a context in which the libraries do not fall back to float32.
 
     transformers computes norms, softmax and rotary angles in float32 by name. For bfloat16 that
-    is a gain, for float64 a loss of nine digits, which would hide errors of the loader.
+    is a gain, for float64 a loss of nine digits, which would hide errors of the loader. Never
+    read a file inside: its bytes would be taken for doubles.
     """
     return _DoubleThroughout() if dtype == torch.float64 else nullcontext()
+
+
+def double_rotary_buffers(model: Any) -> None:
+    """Compute the rotary frequencies of a transformers model again, in float64."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            with _DoubleThroughout():
+                fresh = type(module)(config=module.config)
+            for name, buffer in fresh.named_buffers():
+                setattr(module, name, buffer)
 
 
 class _DoubleThroughout(TorchFunctionMode):

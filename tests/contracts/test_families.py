@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from kcircuits.core.manifest import Checkpoint
@@ -19,16 +20,19 @@ from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model, swap_checkpoint
 from kcircuits.models.families import FAMILIES
 from kcircuits.models.parity import BOUNDS, check_parity, logits_of, probe_tokens
-from kcircuits.models.reference import double_throughout
+from kcircuits.models.reference import double_rotary_buffers, double_throughout
 
 MakeFolder = Callable[..., Path]
 
 
 def plain_logits(folder: Path, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The obvious way: transformers alone, its fallbacks to float32 lifted for float64."""
-    with warnings.catch_warnings(), double_throughout(dtype), torch.no_grad():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if dtype == torch.float64:
+        double_rotary_buffers(model)
+    with double_throughout(dtype), torch.no_grad():
         return model.eval()(tokens).logits
 
 
@@ -65,6 +69,17 @@ def test_bfloat16_is_the_rounded_model(variant: str, tiny_folder: MakeFolder) ->
         exact.hooked.named_parameters(), rounded.hooked.named_parameters(), strict=True
     ):
         assert torch.equal(a.to(torch.bfloat16), b), name
+
+
+def test_float32_files_load_in_float64_without_reinterpretation(
+    tiny_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder(), tmp_path / "float32")
+    tensors = {name: t.float() for name, t in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(folder, dtype=torch.float64)
+    stored = tensors["model.embed_tokens.weight"]
+    assert torch.equal(model.hooked.embed.W_E, stored.double())
 
 
 def test_sharded_folder_gives_the_same_weights(tiny_folder: MakeFolder) -> None:
