@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from kcircuits.core.cell import Cell
 from kcircuits.core.topology import Topology
 from kcircuits.plots.theme import HELPS, HURTS, KEPT, TEMPLATE, as_text
 
@@ -27,33 +26,43 @@ Row = dict[str, Any]
 Position = tuple[float, float]
 
 
-def circuit_table(cell: Cell, *, epoch: str, n_edges: int = N_DRAWN) -> list[Row]:
-    """The strongest edges of the fact's circuit, strongest first.
+def circuit_table(
+    candidates: Int[np.ndarray, " candidate"],
+    scores: Float[np.ndarray, " candidate"],
+    topology: Topology,
+    *,
+    fact: str,
+    epoch: str,
+    n_edges: int = N_DRAWN,
+) -> list[Row]:
+    """The strongest edges of one circuit, strongest first.
 
     Args:
-        cell: One fact at one checkpoint.
+        candidates: Flat edge indices (sender * n_backward + receiver).
+        scores: Their scores in units of the metric, mean over the fact's discovery prompts.
+        topology: The graph.
+        fact: Name of the fact.
         epoch: Name of the checkpoint.
-        n_edges: At most this many rows; never more than the cell's budget.
+        n_edges: At most this many rows.
 
     Returns:
-        Rows ``fact, epoch, rank, sender, receiver, edge, score``; score is the mean over the
-        fact's discovery prompts, in units of the metric; sender and receiver are indices into
-        the topology's names; ties go by edge index.
+        Rows ``fact, epoch, rank, sender, receiver, edge, score``; sender and receiver are indices
+        into the topology's names; ties go by edge index; a score of 0 is no edge.
     """
-    score = cell.prompt_scores.mean(axis=0)
-    order = np.lexsort((cell.candidates, -np.abs(score)))[: min(n_edges, cell.n_edges)]
-    senders, receivers = np.divmod(cell.candidates[order], cell.topology.n_backward)
+    order = np.lexsort((candidates, -np.abs(scores)))[:n_edges]
+    order = order[scores[order] != 0]
+    senders, receivers = np.divmod(candidates[order], topology.n_backward)
     return [
         {
-            "fact": cell.fact_id,
+            "fact": fact,
             "epoch": epoch,
             "rank": rank,
             "sender": int(u),
             "receiver": int(v),
-            "edge": cell.topology.edge_name(int(u), int(v)),
+            "edge": topology.edge_name(int(u), int(v)),
             "score": float(value),
         }
-        for rank, (u, v, value) in enumerate(zip(senders, receivers, score[order], strict=True), 1)
+        for rank, (u, v, value) in enumerate(zip(senders, receivers, scores[order], strict=True), 1)
     ]
 
 
@@ -90,9 +99,10 @@ def circuit_figure(table: list[Row], topology: Topology) -> go.Figure:
                 for arc, row, c in zip(arcs, table, classes, strict=True)
                 if c == strength and (row["score"] > 0) == (sign > 0)
             ]
+            # The leading gap keeps the legend entry of a sign that no strong edge has.
             figure.add_scatter(
-                x=[x for arc in chosen for x in (*(p[0] for p in arc), None)],
-                y=[y for arc in chosen for y in (*(p[1] for p in arc), None)],
+                x=[None, *(x for arc in chosen for x in (*(p[0] for p in arc), None))],
+                y=[None, *(y for arc in chosen for y in (*(p[1] for p in arc), None))],
                 mode="lines",
                 line={"color": colour, "width": width, "shape": "spline"},
                 opacity=opacity,

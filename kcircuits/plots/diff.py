@@ -37,16 +37,10 @@ def edge_table(document: Mapping[str, Any], *, n_edges: int = N_EDGES) -> list[R
     """The edges that changed most, largest |to - from| first.
 
     Returns:
-        Rows ``fact, edge, from, to, change``; a score of None (not in the cell) counts as 0 in
-        ``change``. ``change`` is ``gained`` where |score| grew, ``lost`` where it shrank.
+        Rows ``fact, edge, from, to, status`` as in the document: mean signed scores in units of
+        the metric; status is ``gained``, ``lost`` or ``kept``.
     """
-    rows = []
-    for edge in document["edges"]:
-        start, stop = edge["from"] or 0.0, edge["to"] or 0.0
-        change = (
-            "gained" if abs(stop) > abs(start) else "lost" if abs(stop) < abs(start) else "kept"
-        )
-        rows.append({**edge, "from": start, "to": stop, "change": change})
+    rows = [dict(edge) for edge in document["edges"]]
     rows.sort(key=lambda row: (-abs(row["to"] - row["from"]), row["fact"], row["edge"]))
     return rows[:n_edges]
 
@@ -91,10 +85,14 @@ def diff_figure(table: list[Row]) -> go.Figure:
         )
     _add_turnover(figure, table, labels)
     figure.update_layout(template=TEMPLATE, height=220 + 72 * len(table), hovermode="closest")
-    figure.update_yaxes(autorange="reversed", type="category", title={"text": "stratum (facts)"})
+    figure.update_yaxes(range=[len(table) - 0.5, -0.5], title={"text": "stratum (facts)"})
+    figure.update_yaxes(type="category")
     figure.update_xaxes(title={"text": "Jaccard of circuits (0 to 1)"}, row=1, col=1)
     top = max((row[field] or 0.0 for row in table for field in ("jaccard", "ceiling")), default=1.0)
     figure.update_xaxes(range=[-0.03 * top, 1.05 * top], row=1, col=1)
+    bounds = [row[f] for row in table for f in ("turnover_low", "turnover_high", "turnover")]
+    shown = [-0.1, 0.5, *(bound for bound in bounds if bound is not None)]
+    figure.update_xaxes(range=[min(shown) - 0.02, max(shown) + 0.02], row=2, col=1)
     return figure.update_xaxes(title={"text": "turnover τ (0 none, 1 chance)"}, row=2, col=1)
 
 
@@ -139,15 +137,14 @@ def edge_figure(table: list[Row], *, start: str, stop: str) -> go.Figure:
         as_text(row["edge"]) + (f"  {as_text(row['fact'])}" if n_facts > 1 else "") for row in table
     ]
     figure = go.Figure(layout=_edge_layout(labels))
-    for change, colour, dash in (
+    for status, colour, dash in (
         ("gained", GAINED, GAINED_DASH),
         ("lost", LOST, LOST_DASH),
         ("kept", KEPT, "solid"),
     ):
-        rows = [(row, y) for row, y in zip(table, labels, strict=True) if row["change"] == change]
+        rows = [(row, y) for row, y in zip(table, labels, strict=True) if row["status"] == status]
         if not rows:
             continue
-        name = {"gained": "stronger", "lost": "weaker", "kept": "as strong"}[change]
         figure.add_scatter(
             x=[x for row, _ in rows for x in (row["from"], row["to"], None)],
             y=[y for _, label in rows for y in (label, label, None)],
@@ -158,7 +155,7 @@ def edge_figure(table: list[Row], *, start: str, stop: str) -> go.Figure:
                 "size": 9,
                 "color": colour,
             },
-            name=name,
+            name=status,
             customdata=[
                 f"{label}<br>score {number(row['from'], 3)} at {as_text(start)} → "
                 f"{number(row['to'], 3)} at {as_text(stop)}"

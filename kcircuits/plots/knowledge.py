@@ -18,7 +18,8 @@ def knowledge_table(probes: Sequence[Row], strata: Mapping[str, str]) -> list[Ro
     """Share of facts known and mean answer probability, per epoch and stratum.
 
     Args:
-        probes: Rows with ``epoch, fact, known, prob``, one per probe prompt.
+        probes: Rows with ``epoch, fact, known, prob``, one per probe prompt; those without an
+            epoch are left out.
         strata: Stratum of each fact id; probes of other facts are left out.
 
     Returns:
@@ -27,7 +28,7 @@ def knowledge_table(probes: Sequence[Row], strata: Mapping[str, str]) -> list[Ro
     """
     groups: dict[tuple[float, str], dict[str, list[Row]]] = {}
     for row in probes:
-        if row["fact"] in strata:
+        if row["fact"] in strata and row["epoch"] is not None:
             facts = groups.setdefault((row["epoch"], strata[row["fact"]]), {})
             facts.setdefault(row["fact"], []).append(row)
     return [

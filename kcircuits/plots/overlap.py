@@ -10,30 +10,15 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
 
+from kcircuits.analysis.epoch_overlap import EpochOverlap
 from kcircuits.plots.theme import HEAT, LOST, TEMPLATE, as_text, empty_figure, number
 
 Row = dict[str, Any]
 
 
-def overlap_table(
-    epochs: Sequence[str],
-    jaccard: Float[np.ndarray, "epoch epoch"],
-    turnover: Float[np.ndarray, "epoch epoch"],
-    *,
-    chance: float,
-    n_facts: int,
-) -> list[Row]:
+def overlap_table(epochs: Sequence[str], overlap: EpochOverlap) -> list[Row]:
     """One row per pair of epochs.
-
-    Args:
-        epochs: Names of both axes.
-        jaccard: Cross-half Jaccard, mean over facts; the diagonal is the noise ceiling. NaN
-            where there is none.
-        turnover: Noise-corrected turnover tau: 0 no change, 1 chance; NaN where undefined.
-        chance: Jaccard of two random circuits of the same size.
-        n_facts: Facts that the means are over.
 
     Returns:
         Rows ``from, to, jaccard, turnover, is_ceiling, chance, facts``; None for NaN.
@@ -42,11 +27,11 @@ def overlap_table(
         {
             "from": start,
             "to": stop,
-            "jaccard": _value(jaccard[i, j]),
-            "turnover": 0.0 if i == j else _value(turnover[i, j]),
+            "jaccard": _value(overlap.jaccard[i, j]),
+            "turnover": _value(overlap.turnover[i, j]),
             "is_ceiling": i == j,
-            "chance": chance,
-            "facts": n_facts,
+            "chance": _value(overlap.chance[i, j]),
+            "facts": int(overlap.n_facts[i, j]),
         }
         for i, start in enumerate(epochs)
         for j, stop in enumerate(epochs)
@@ -61,8 +46,7 @@ def overlap_figure(table: list[Row]) -> go.Figure:
     n = len(epochs)
     grid = [table[i * n : (i + 1) * n] for i in range(n)]
     z = [[row["jaccard"] for row in line] for line in grid]
-    known = [value for line in z for value in line if value is not None]
-    top, chance = max(known, default=1.0), table[0]["chance"]
+    top = max((row["jaccard"] for row in table if row["jaccard"] is not None), default=1.0)
     labels = [as_text(epoch) for epoch in epochs]
     figure = go.Figure(layout=_layout(n))
     figure.add_heatmap(
@@ -79,7 +63,7 @@ def overlap_figure(table: list[Row]) -> go.Figure:
         customdata=[[_hover(row) for row in line] for line in grid],
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
-            "title": {"text": f"Jaccard (chance {number(chance, 3)})", "side": "right"},
+            "title": {"text": f"Jaccard (chance {number(chance_of(table), 3)})", "side": "right"},
             "thickness": 12,
             "outlinewidth": 0,
             "len": 1,
@@ -92,9 +76,14 @@ def overlap_figure(table: list[Row]) -> go.Figure:
     return figure
 
 
+def chance_of(table: list[Row]) -> float | None:
+    """The largest chance of all pairs: the floor that stands beside the figure."""
+    return max((row["chance"] for row in table if row["chance"] is not None), default=None)
+
+
 def _hover(row: Row) -> str:
     jaccard, chance = number(row["jaccard"], 3), number(row["chance"], 3)
-    tail = f"<br>chance {chance}, mean over {row['facts']} facts"
+    tail = f"<br>chance {chance}, mean over {row['facts']} facts known at both"
     if row["is_ceiling"]:
         return f"{as_text(row['from'])}: noise ceiling {jaccard}{tail}"
     return (

@@ -68,8 +68,10 @@ def table_block(
     Args:
         name: Ours, fixed: the element's id.
         title: Heading.
-        columns: ``label``; ``kind`` text, number, verdict, dots or fact; ``digits`` for numbers.
-        rows: A cell is text, a number, None, or ``{"v": sort key, "t": text}``.
+        columns: ``label``; ``kind`` text, number, verdict, dots, step or fact; ``digits`` of
+            numbers.
+        rows: A cell is text, a number, None, or ``{"v": sort key, "t": text}`` with,
+            optionally, a ``note`` below and ``is_marked``.
         caption: What one sees, in plain words.
     """
     return {

@@ -57,11 +57,11 @@ def number(value: float | None, digits: int = 2) -> str:
     """A number for a label; an en dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def empty_figure(message: str) -> go.Figure:
-    """A figure that says in words why there is nothing to draw."""
+    """A figure that says in (our own) words why there is nothing to draw."""
     figure = go.Figure(layout={"template": TEMPLATE, "height": 120})
-    figure.add_annotation(text=as_text(message), showarrow=False, font={"color": MUTED, "size": 13})
+    figure.add_annotation(text=message, showarrow=False, font={"color": MUTED, "size": 13})
     return figure.update_xaxes(visible=False).update_yaxes(visible=False)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from kcircuits.core.cell import Cell
-from kcircuits.core.provenance import Provenance
+from kcircuits.analysis.epoch_overlap import EpochOverlap
 from kcircuits.core.topology import Topology
 from kcircuits.plots.circuit import circuit_figure, circuit_table, node_positions
 from kcircuits.plots.diff import diff_figure, diff_table, edge_figure, edge_table
@@ -23,30 +22,21 @@ TOPOLOGY = Topology(n_layers=2, n_heads=2)
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&lt;\u2028"
 
 
-def make_cell(scores: dict[str, float], *, n_edges: int = 10) -> Cell:
-    flat = {
-        u * TOPOLOGY.n_backward + v: score
-        for (u, v), score in ((TOPOLOGY.edge_index(name), s) for name, s in scores.items())
-    }
-    candidates = np.array(sorted(flat))
-    row = np.array([flat[int(i)] for i in candidates], dtype=np.float32)
-    return Cell(
-        key="k",
-        checkpoint="c",
-        fact_id="paris",
-        fact_hash="h",
-        provenance=Provenance(method="eap"),
-        topology=TOPOLOGY,
-        n_edges=n_edges,
-        candidates=candidates,
-        prompt_idx=np.arange(2),
-        prompt_scores=np.stack([row * 0.5, row * 1.5]),
-        is_known=True,
-        values={},
+def make_table(scores: dict[str, float], **options) -> list[dict]:
+    candidates = np.array(
+        [u * TOPOLOGY.n_backward + v for u, v in map(TOPOLOGY.edge_index, scores)]
     )
+    values = np.array(list(scores.values()))
+    return circuit_table(candidates, values, TOPOLOGY, fact="paris", epoch="ep1", **options)
 
 
-SCORES = {"input->a0.h1<q>": -2.0, "a0.h1->m1": 0.75, "m1->logits": -0.3, "m0->a1.h0<v>": 0.01}
+SCORES = {
+    "input->a0.h1<q>": -2.0,
+    "a0.h1->m1": 0.75,
+    "m1->logits": -0.3,
+    "m0->a1.h0<v>": 0.01,
+    "m0->m1": 0,
+}
 
 
 def diff_document() -> dict:
@@ -75,9 +65,9 @@ def diff_document() -> dict:
             },
         ],
         "edges": [
-            {"fact": "f1", "edge": "m0->logits", "from": 0.1, "to": -0.9},
-            {"fact": "f1", "edge": "input->m0", "from": -0.6, "to": None},
-            {"fact": "f2", "edge": "m0->m1", "from": 0.2, "to": 0.2},
+            {"fact": "f1", "edge": "input->m0", "from": -0.6, "to": 0.0, "status": "lost"},
+            {"fact": "f1", "edge": "m0->logits", "from": 0.1, "to": -0.9, "status": "gained"},
+            {"fact": "f2", "edge": "m0->m1", "from": 0.2, "to": 0.3, "status": "kept"},
         ],
     }
 
@@ -85,10 +75,12 @@ def diff_document() -> dict:
 def all_figures():
     overlap = overlap_table(
         ["ep0", "ep1"],
-        np.array([[0.5, 0.2], [0.2, math.nan]]),
-        np.array([[0, 0.6], [0.6, 0]]),
-        chance=0.01,
-        n_facts=7,
+        EpochOverlap(
+            jaccard=np.array([[0.5, 0.2], [0.2, math.nan]]),
+            turnover=np.array([[0, 0.6], [0.6, math.nan]]),
+            chance=np.full((2, 2), 0.01),
+            n_facts=np.array([[7, 7], [7, 0]]),
+        ),
     )
     probes = [
         {"epoch": e, "fact": f, "known": e > 0 and f == "a", "prob": 0.25 * e}
@@ -97,7 +89,7 @@ def all_figures():
     ]
     document = diff_document()
     return {
-        "circuit": circuit_figure(circuit_table(make_cell(SCORES), epoch="ep1"), TOPOLOGY),
+        "circuit": circuit_figure(make_table(SCORES), TOPOLOGY),
         "overlap": overlap_figure(overlap),
         "knowledge": knowledge_figure(
             knowledge_table(probes, {"a": "new", "b": HOSTILE}),
@@ -108,21 +100,21 @@ def all_figures():
     }
 
 
-def test_circuit_table_ranks_the_mean_over_prompts():
-    table = circuit_table(make_cell(SCORES), epoch="ep1", n_edges=3)
+def test_circuit_table_ranks_by_size_of_score():
+    table = make_table(SCORES, n_edges=3)
     assert [row["edge"] for row in table] == ["input->a0.h1<q>", "a0.h1->m1", "m1->logits"]
     assert [row["rank"] for row in table] == [1, 2, 3]
-    np.testing.assert_allclose([row["score"] for row in table], [-2.0, 0.75, -0.3], rtol=1e-6)
+    assert [row["score"] for row in table] == [-2.0, 0.75, -0.3]
 
 
-def test_circuit_table_never_exceeds_the_budget():
-    assert len(circuit_table(make_cell(SCORES, n_edges=2), epoch="ep1")) == 2
+def test_circuit_table_leaves_out_edges_that_do_nothing():
+    assert "m0->m1" not in [row["edge"] for row in make_table(SCORES)]
 
 
 def test_circuit_figure_colours_edges_by_sign_and_strength():
-    table = circuit_table(make_cell(SCORES), epoch="ep1")
+    table = make_table(SCORES)
     figure = circuit_figure(table, TOPOLOGY)
-    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.x]
+    lines = [trace for trace in figure.data if trace.mode == "lines" and any(trace.x)]
     assert [(t.line.color, t.line.width) for t in lines] == [
         (HELPS, 3.4),
         (HELPS, 1.4),
@@ -170,15 +162,11 @@ def test_loss_is_the_mean_of_an_epoch():
     assert loss_table(rows) == [{"epoch": 1, "loss": 1.5}]
 
 
-def test_edge_table_sorts_by_change_and_names_its_direction():
+def test_edges_are_sorted_by_change_and_coloured_by_status():
     table = edge_table(diff_document())
-    assert [(row["edge"], row["change"]) for row in table] == [
-        ("m0->logits", "gained"),
-        ("input->m0", "lost"),
-        ("m0->m1", "kept"),
-    ]
+    assert [row["edge"] for row in table] == ["m0->logits", "input->m0", "m0->m1"]
     colours = {t.name: t.line.color for t in all_figures()["edges"].data}
-    assert (colours["stronger"], colours["weaker"]) == (GAINED, LOST)
+    assert (colours["gained"], colours["lost"]) == (GAINED, LOST)
 
 
 def test_diff_figure_shows_turnover_with_its_interval():
@@ -220,7 +208,7 @@ def test_as_text_escapes_markup_and_shortens():
 
 def make_page(name: str = HOSTILE, value: float = math.nan) -> str:
     figure = all_figures()["overlap"]
-    cells = [[{"table": circuit_table(make_cell(SCORES), epoch="e"), "n_selected": 4, "stats": []}]]
+    cells = [[{"table": make_table(SCORES), "n_selected": 4, "stats": []}]]
     facts = [{"id": name, "label": name}]
     blocks = [
         figure_block("overlap", "Overlap", {"all": figure}, "caption"),

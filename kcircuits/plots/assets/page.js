@@ -100,7 +100,9 @@
     const used = new Map();
     const middles = traces[traces.length - 1];
     const epoch = label(cell.epoch);
-    for (const trace of traces.slice(1)) { trace.x = []; trace.y = []; }
+    for (const trace of traces.slice(1, -2)) { trace.x = [null]; trace.y = [null]; }
+    middles.x = [];
+    middles.y = [];
     middles.customdata = [];
     shown.forEach((flat, i) => {
       const score = cell.scores[i];
@@ -201,7 +203,6 @@
     return typeof a === "number" && typeof b === "number" ? a - b : String(a) < String(b) ? -1 :
       String(a) > String(b) ? 1 : 0;
   };
-  const CLASSES = { changed: "verdict changed" };
   const cellText = (value, column) => {
     if (value === null) return NONE;
     if (typeof value === "object") return value.t;
@@ -215,8 +216,10 @@
       button.addEventListener("click", () => chooseFact(text));
       return element("td", { class: "text" }, button);
     }
-    const kind = (column.kind === "verdict" && CLASSES[value]) || column.kind || "text";
-    return element("td", { class: kind }, foreign(text));
+    const cell = element("td", { class: column.kind || "text" }, foreign(text));
+    if (value && value.is_marked) cell.classList.add("marked");
+    if (value && value.note) cell.append(element("div", { class: "remark" }, foreign(value.note)));
+    return cell;
   };
   const tableBlock = (block, section) => {
     const body = element("tbody", {});
@@ -238,7 +241,7 @@
       class: "panel scroll", tabindex: "0", role: "region", "aria-label": block.title,
     }, element("table", { id: block.name + "-table" },
       element("thead", {}, element("tr", {}, ...heads)), body)));
-    if (!block.rows.length) section.lastChild.append(element("p", { class: "caption" }, "None."));
+    if (!block.rows.length) section.lastChild.append(element("p", { class: "caption" }, "Nothing to show."));
     return () => fill(block.rows);
   };
 

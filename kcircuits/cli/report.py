@@ -1,0 +1,38 @@
+"""`kcircuits report`: writes the page of a run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kcircuits.cli.options import common, run_dir_of
+from kcircuits.cli.output import print_json, printable
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "report",
+        parents=[common()],
+        help="write the report of a run, one HTML page",
+        description="Writes one self-contained page with the results of a run: circuits, overlap "
+        "between epochs, knowledge and loss, change from epoch to epoch, facts.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: figures/report.html in the run's folder)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page and prints its path."""
+    from kcircuits.study.run import open_run  # plotly and the store load late
+
+    path = open_run(run_dir_of(args)).report(args.out)
+    if args.json:
+        print_json("kcircuits.report/1", {"path": str(path)})
+    else:
+        print(printable(path))
+    return 0
