@@ -16,7 +16,7 @@ import numpy as np
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Checkpoint, Manifest
-from kcircuits.errors import CheckpointError, KCircuitsError
+from kcircuits.errors import CheckpointError, KCircuitsError, ManifestError
 from kcircuits.io.checkpoint_files import (
     CheckpointFiles,
     adapter_files,
@@ -67,6 +67,15 @@ def check_manifest(
     """
     problems: list[KCircuitsError] = []
     facts = _facts(manifest, problems)
+    if manifest.tokenizer is not None and not manifest.tokenizer.is_dir():
+        problems.append(
+            ManifestError(
+                f"the tokenizer's folder {manifest.tokenizer} does not exist",
+                file=manifest.path,
+                field="tokenizer",
+                hint="name the folder that holds tokenizer.json, or remove the field",
+            )
+        )
     checks: list[CheckpointCheck] = []
     usable: list[Checkpoint] = []
     for checkpoint in progress(manifest.checkpoints):

@@ -174,6 +174,13 @@ def test_check_finds_missing_folders(checked, train_dir: Path) -> None:
     assert found["problems"][0]["file"].endswith("out/gone")
 
 
+def test_check_finds_a_missing_tokenizer(checked) -> None:
+    edit_manifest("facts: ", "tokenizer: gone\nfacts: ")
+    code, found = checked()
+    assert code == 3
+    assert found["error"]["field"] == "tokenizer"
+
+
 def test_check_lists_problems_of_the_facts(checked, train_dir: Path) -> None:
     (train_dir / "facts.jsonl").write_text(json.dumps(FACT) + "\n{}\n[]\n")
     code, found = checked()

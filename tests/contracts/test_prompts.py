@@ -157,6 +157,12 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "is no verbatim continuation",
         "end the prompt without one",
     ),
+    "space at the end of the prompt of a longer answer": (
+        {"clean": "of France ", "corrupt": "of Japan ", "target": "Paris in"},
+        "target",
+        "alone the prompt has 3 tokens, followed by it 4, of which 2 agree",
+        "end the prompt without one",
+    ),
     "same tokens": (
         {"clean": "of \u00e9 is", "corrupt": "of \u00e8 is"},
         "clean",
