@@ -101,7 +101,6 @@ class _Sweep:
         )
         before = self.run_record.request(request.settings.id)
         self.record = plan_request(request, before, self._hashes())
-        self._write_record()
 
     def run(self, show_progress: bool) -> None:
         n_prompts = sum(len(f.prompt_indices("discovery")) for f in self.request.facts)
@@ -116,6 +115,8 @@ class _Sweep:
                 bar.set_description(checkpoint.id)
                 if checkpoint.id not in self.result.failures:
                     self._run_checkpoint(checkpoint, bar)
+        if self.record.topology is not None:
+            self._write_record()
         self._count()
 
     def _run_checkpoint(self, checkpoint: Checkpoint, bar: tqdm) -> None:
@@ -204,11 +205,10 @@ class _Sweep:
             )
         settings = self.request.settings
         n_edges = edge_budget(loaded.topology, n_edges=settings.n_edges, fraction=settings.fraction)
-        record = with_tokens(self.record, tokens)
-        record = replace(record, topology=loaded.topology, n_edges=n_edges)
-        if record != self.record:
-            self.record = record
-            self._write_record()
+        self.record = replace(
+            with_tokens(self.record, tokens), topology=loaded.topology, n_edges=n_edges
+        )
+        self._write_record()
 
     def _compare(self, cells: list[Cell | FailedCell]) -> None:
         """Notes the cells that another batch has computed with other numbers; both are kept."""
@@ -243,8 +243,15 @@ class _Sweep:
         return [facts[fact_id] for fact_id in batch.fact_ids]
 
     def _write_record(self) -> None:
-        self.run_record = self.run_record.with_request(self.record)
-        write_run_record(self.folder, self.run_record)
+        """Makes this the latest request of the run.
+
+        Not before a checkpoint was found to fit: a request that cannot be meant must not hide
+        the results of the one before.
+        """
+        record = self.run_record.with_request(self.record)
+        if record != self.run_record:
+            self.run_record = record
+            write_run_record(self.folder, record)
 
     def _count(self) -> None:
         for checkpoint in self.request.checkpoints:

@@ -10,7 +10,7 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.core.selection import select
 from kcircuits.discovery import attribute
-from kcircuits.errors import NonFiniteError
+from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.evaluation import evaluate, known_facts, probe
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model, swap_checkpoint, tokenize
@@ -23,9 +23,21 @@ class ModelCompute:
 
     Args:
         settings: Method, parameters, dtype and device.
+
+    Raises:
+        UsageError: The device cannot be used here.
     """
 
     def __init__(self, settings: Settings) -> None:
+        try:
+            torch.empty(0, device=settings.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"device {settings.device!r} cannot be used here: {reason}",
+                field="device",
+                hint="use --device cpu",
+            ) from error
         self._settings = settings
 
     def content_hash(self, checkpoint: Checkpoint) -> str:

@@ -85,6 +85,10 @@ class Request:
     settings: Settings
     batch_size: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise _refused("batch_size", self.batch_size, "at least 1")
+
 
 def make_settings(
     method: str = "eap-ig-inputs",
