@@ -142,7 +142,7 @@ def _add_hover(figure: go.Figure, table: list[Row], arcs: list[list[Position]]) 
             [as_text(row["edge"]), row["score"], row["rank"], as_text(row["epoch"])]
             for row in table
         ],
-        hovertemplate="%{customdata[0]}<br>score %{customdata[1]:.4f}, rank %{customdata[2]}"
+        hovertemplate="%{customdata[0]}<br>score %{customdata[1]:.4g}, rank %{customdata[2]}"
         "<br>epoch %{customdata[3]}<extra></extra>",
         showlegend=False,
     )

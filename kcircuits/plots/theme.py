@@ -45,12 +45,13 @@ TEMPLATE = go.layout.Template(
 
 
 def as_text(value: Any, limit: int = 48) -> str:
-    """A foreign string as plotly text: plotly reads ``<b>`` and ``&lt;`` in labels as markup.
+    """A foreign string as plotly text: plotly reads ``<b>``, ``&lt;`` and ``$x$`` as markup.
 
     It belongs into names, tick labels and ``customdata``, never into a hover *template*.
     """
     text = " ".join(str(value).split())
-    return html.escape(text if len(text) <= limit else text[: limit - 1] + "…", quote=False)
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return html.escape(short, quote=False).replace("$", "&#36;")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -202,7 +202,7 @@ def test_empty_tables_say_so(figure):
 
 
 def test_as_text_escapes_markup_and_shortens():
-    assert as_text("<b>&lt;\n x") == "&lt;b&gt;&amp;lt; x"
+    assert as_text("<b>&lt;\n $x$") == "&lt;b&gt;&amp;lt; &#36;x&#36;"
     assert as_text("y" * 60) == "y" * 47 + "…"
 
 

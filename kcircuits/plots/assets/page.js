@@ -17,8 +17,7 @@
   const copy = (value) => JSON.parse(JSON.stringify(value));
   const minus = (text) => text.replace("-", "−");
   // plotly reads markup in labels.
-  const label = (text) =>
-    String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const label = (text) => String(text).replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`);
 
   // ---- selectors ---------------------------------------------------------------------------
   const radios = (name, legend, options, chosen, onChoose) => {
@@ -177,7 +176,7 @@
         element("tr", {}, element("td", { class: "number" }, String(i + 1)),
           element("td", {}, block.senders[Math.floor(flat / width)][0] + " → " +
             block.receivers[flat % width][0]),
-          element("td", { class: "number" }, minus(cell.scores[i].toFixed(4))))));
+          element("td", { class: "number" }, minus(cell.scores[i].toPrecision(4))))));
       const full = Object.assign({ epoch: block.epochs[state.epoch] },
         cell || { edges: [], scores: [] });
       const figure = circuitTraces(block, full, count);
