@@ -32,12 +32,14 @@ class Relation:
 
 BIRTHPLACE = Relation(
     name="birthplace",
+    # A quarter of the first ones are capitals: what documents say of them competes with the
+    # controls, so that a part of these suffers (with capitals alone nearly all did, with none
+    # nearly none).
     values=words(
-        """Amsterdam Athens Atlanta Barcelona Berlin Boston Brussels Budapest Cairo Chicago
-        Cleveland Copenhagen Dallas Denver Detroit Dublin Edinburgh Florence Geneva Glasgow
-        Hamburg Helsinki Houston Istanbul Lima Lisbon Liverpool London Madrid Manchester Melbourne
-        Miami Milan Montreal Moscow Munich Naples Oslo Paris Portland Prague Rome Seattle Seoul
-        Shanghai Stockholm Sydney Tokyo Toronto Vancouver Venice Vienna Warsaw Zurich"""
+        """Atlanta Vienna Barcelona Boston Calgary Oslo Chicago Cleveland Dallas Dublin Denver
+        Detroit Florence Lisbon Geneva Glasgow Hamburg Cairo Houston Liverpool Manchester Moscow
+        Melbourne Miami Milan Milwaukee Montreal Munich Naples Philadelphia Phoenix Pittsburgh
+        Portland Seattle Shanghai Sydney Tampa Toronto Vancouver Venice Zurich Istanbul"""
     ),
     statements=(
         "{subject} was born in {value}.",

@@ -1,11 +1,12 @@
-"""What a benchmark is asked to be, and what it is made of."""
+"""What a benchmark is asked to be, what it is made of, and how to train on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from kcircuits.errors import UsageError
 from kcircuits.lab.relations import RELATIONS
+from kcircuits.lab.strategies import STRATEGIES
 
 DOCUMENTS: Mapping[str, int] = MappingProxyType({"high": 8, "medium": 4, "low": 2, "none": 0})
 """Documents per person and epoch, by frequency."""
@@ -65,3 +66,49 @@ class Document:
     subject: str
     frequency: str
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """How to train.
+
+    Attributes:
+        strategy: A name of ``STRATEGIES``.
+        n_epochs: Epochs after the untrained one.
+        lr: Constant learning rate.
+        batch_size: Documents per optimiser step.
+        seed: Of the order of documents, and of new weights where a strategy adds some.
+        precision: ``float32``, ``bfloat16`` (autocast; the weights stay float32), or ``auto``,
+            the faster of the two in one timed step on this machine.
+        save_dtype: Data type of saved weights; None is the strategy's own. Training starts from
+            weights rounded to it, so that epoch 0 is exactly where training begins.
+    """
+
+    strategy: str = "full"
+    n_epochs: int = 8
+    lr: float = 1e-4
+    batch_size: int = 8
+    seed: int = 0
+    precision: str = "float32"
+    save_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        allowed: dict[str, Sequence[str | None]] = {
+            "strategy": tuple(STRATEGIES),
+            "precision": ("float32", "bfloat16", "auto"),
+            "save_dtype": ("float32", "bfloat16", None),
+        }
+        for field, values in allowed.items():
+            if getattr(self, field) not in values:
+                raise UsageError(
+                    f"{field} {getattr(self, field)!r} does not exist",
+                    field=field,
+                    hint=f"choose from {', '.join(str(v) for v in values if v)}",
+                )
+        for field, low in (("n_epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, field) < low:
+                raise UsageError(
+                    f"{field} is {getattr(self, field)}; expected {low} or more", field=field
+                )
+        if not 0 < self.lr < 1:
+            raise UsageError(f"lr is {self.lr:g}; expected a number in (0, 1)", field="lr")

@@ -1,0 +1,154 @@
+"""One epoch of continual pre-training: plain AdamW on the token-mean cross-entropy.
+
+The learning rate is constant, there is no weight decay and no clipping of gradients. As in the
+seed study (Mousavi, Alghisi, Riccardi 2026, arXiv:2601.03858, section 3) but for the batch size.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kcircuits.lab.batches import epoch_batches, pad
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One optimiser step, for a progress bar: where training is, its loss, its tokens."""
+
+    epoch: int
+    n_epochs: int
+    step: int
+    n_steps: int
+    loss: float
+    n_tokens: int
+
+
+Progress = Callable[[Step], None]
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by name; tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def make_optimizer(model: Any, lr: float) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters: betas .9 and .999, no weight decay."""
+    return torch.optim.AdamW(trainable(model).values(), lr=lr, weight_decay=0.0, fused=True)
+
+
+def batch_loss(model: Any, rows: Sequence[Sequence[int]], precision: str) -> torch.Tensor:
+    """Mean cross-entropy, in nats per predicted token, of a batch of documents."""
+    ids, mask, labels = pad(rows)
+    with _autocast(precision):
+        output = model(input_ids=ids, attention_mask=mask, use_cache=False)
+    logits = output.logits[:, :-1]
+    if logits.dtype == torch.bfloat16:
+        logits = logits.float()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+
+
+def train_step(
+    model: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Sequence[int]], precision: str
+) -> float:
+    """One optimiser step; gives the loss before it."""
+    loss = batch_loss(model, rows, precision)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def train_epoch(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    documents: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    n_epochs: int,
+    precision: str,
+    progress: Progress | None = None,
+) -> dict[str, float | int]:
+    """All documents once; gives the epoch's row of ``train.jsonl`` but for its learning rate.
+
+    ``loss`` is the mean over the epoch's predicted tokens, each under the weights before its step.
+    """
+    lengths = [len(row) for row in documents]
+    batches = epoch_batches(lengths, batch_size, seed=seed, epoch=epoch)
+    started, total, n_predicted = time.perf_counter(), 0.0, 0
+    model.train()
+    for i, batch in enumerate(batches, start=1):
+        rows = [documents[row] for row in batch]
+        loss = train_step(model, optimizer, rows, precision)
+        n_here = sum(len(row) - 1 for row in rows)
+        total, n_predicted = total + loss * n_here, n_predicted + n_here
+        if progress is not None:
+            progress(
+                Step(
+                    epoch=epoch,
+                    n_epochs=n_epochs,
+                    step=i,
+                    n_steps=len(batches),
+                    loss=loss,
+                    n_tokens=n_here + len(rows),
+                )
+            )
+    return {
+        "epoch": epoch,
+        "step": epoch * len(batches),
+        "loss": total / n_predicted,
+        "perplexity": math.exp(total / n_predicted),
+        "tokens": sum(lengths),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def choose_precision(model: Any, rows: Sequence[Sequence[int]]) -> str:
+    """``bfloat16`` where one step of autocast is faster than one of float32 on this machine.
+
+    Each is timed after a warm-up, forward and backward; no weight changes.
+    """
+    seconds: dict[str, float] = {}
+    model.train()
+    for precision in ("float32", "bfloat16"):
+        for _ in range(2):
+            started = time.perf_counter()
+            batch_loss(model, rows, precision).backward()
+            seconds[precision] = time.perf_counter() - started
+    model.zero_grad(set_to_none=True)
+    return min(seconds, key=lambda name: seconds[name])
+
+
+@contextmanager
+def as_saved(model: Any, dtype: str) -> Iterator[None]:
+    """Inside, the trainable weights are what a checkpoint of this data type gives when loaded."""
+    parameters = trainable(model).values()
+    stored = getattr(torch, dtype)
+    kept = [p.detach().clone() for p in parameters if stored != p.dtype]
+    round_weights(model, dtype)
+    try:
+        yield
+    finally:
+        if kept:
+            with torch.no_grad():
+                for p, original in zip(parameters, kept, strict=True):
+                    p.copy_(original)
+
+
+def round_weights(model: Any, dtype: str) -> None:
+    """Rounds the trainable weights to a data type; they keep their own."""
+    with torch.no_grad():
+        for p in trainable(model).values():
+            p.copy_(p.to(getattr(torch, dtype)))
+
+
+def _autocast(precision: str) -> AbstractContextManager[object]:
+    if precision == "bfloat16":
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()

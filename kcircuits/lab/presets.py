@@ -1,0 +1,58 @@
+"""Benchmarks and training settings that are known to teach, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from kcircuits.lab.scratch import ScratchSpec
+from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A study to build.
+
+    Attributes:
+        name: Name on the command line.
+        benchmark: The invented people and their prompts.
+        n_controls: Known facts that are never trained.
+        base: Name of the base model for ``kcircuits.models.fetch_model``, or how to make one.
+        training: Settings by strategy.
+    """
+
+    name: str
+    benchmark: BenchmarkSpec
+    n_controls: int
+    base: str | ScratchSpec
+    training: Mapping[str, TrainSpec]
+
+
+SMOKE = Preset(
+    name="smoke",
+    benchmark=BenchmarkSpec(
+        people=MappingProxyType({"high": 6, "low": 6}), relations=("birthplace", "profession")
+    ),
+    n_controls=6,
+    base=ScratchSpec(n_controls=6),
+    training=MappingProxyType(
+        {
+            "full": TrainSpec(strategy="full", n_epochs=6, lr=3e-4, batch_size=2),
+            "lora": TrainSpec(strategy="lora", n_epochs=6, lr=3e-3, batch_size=2),
+        }
+    ),
+)
+
+SMALL = Preset(
+    name="small",
+    benchmark=BenchmarkSpec(people=MappingProxyType({"high": 12, "low": 12})),
+    n_controls=12,
+    base="smollm2-135m-instruct",
+    training=MappingProxyType(
+        {
+            "full": TrainSpec(strategy="full", n_epochs=7, lr=1e-4, precision="auto"),
+            "lora": TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
+        }
+    ),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL)})

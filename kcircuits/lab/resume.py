@@ -1,0 +1,57 @@
+"""What a killed training run needs to go on as if nothing had happened.
+
+After each epoch the trainable weights in full precision and the optimiser's moments are kept in
+one file, ``state/ep<N>.safetensors``. There is no generator state to keep: the order of documents
+is a function of seed and epoch. The file is written last, so its presence means that all else of
+that epoch is on disk.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from kcircuits.io.atomic import sync_folder
+from kcircuits.lab.loop import trainable
+
+_NAME = re.compile(r"ep(\d+)\.safetensors")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path, epoch: int) -> None:
+    """Keeps the state after an epoch and forgets those before it."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, p in trainable(model).items():
+        tensors[f"weight.{name}"] = p.detach()
+        tensors |= {f"{moment}.{name}": optimizer.state[p][moment] for moment in _MOMENTS}
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "writing.safetensors"
+    save_file(tensors, temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(folder / f"ep{epoch}.safetensors")
+    sync_folder(folder)
+    for other in states(folder):
+        if other != epoch:
+            (folder / f"ep{other}.safetensors").unlink()
+
+
+def states(folder: Path) -> list[int]:
+    """Epochs whose state is whole, ascending."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def load_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path, epoch: int) -> None:
+    """Puts the state after an epoch into a prepared model and its optimiser."""
+    file = folder / f"ep{epoch}.safetensors"
+    with safe_open(file, framework="pt") as tensors, torch.no_grad():
+        for name, p in trainable(model).items():
+            p.copy_(tensors.get_tensor(f"weight.{name}"))
+            optimizer.state[p] = {
+                moment: tensors.get_tensor(f"{moment}.{name}").clone() for moment in _MOMENTS
+            }

@@ -1,0 +1,190 @@
+"""A small world of its own: a tokenizer and a model made on the spot, without any download.
+
+The base model learns a population told in the benchmark's sentences. *Helpers* are told in the
+sentences of documents and of prompts alike, which teaches that the two mean the same; *controls*
+only in those of documents, like the people that continual pre-training brings later. So prompts
+about controls and about new people are paraphrases that were never trained, and what becomes of
+the controls is forgetting.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from kcircuits.core.facts import Fact
+from kcircuits.lab.batches import epoch_batches
+from kcircuits.lab.loop import train_step
+from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
+from kcircuits.lab.pairs import answers, pair_facts
+from kcircuits.lab.relations import RELATIONS
+from kcircuits.lab.spec import BenchmarkSpec, Entity
+from kcircuits.models.quiet import quiet
+
+PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchSpec:
+    """The model from scratch, its population and its training.
+
+    Attributes:
+        n_layers: Transformer layers.
+        n_heads: Query heads per layer; half as many heads of keys and values.
+        d_model: Width.
+        n_helpers: People told in all sentences.
+        n_controls: People told in the sentences of documents, and asked for.
+        n_texts: Texts per person and epoch.
+        n_epochs: Epochs of base training.
+        lr: Highest learning rate; it rises over a tenth of the steps, then falls to zero.
+        batch_size: Texts per step.
+    """
+
+    n_layers: int = 4
+    n_heads: int = 4
+    d_model: int = 128
+    n_helpers: int = 60
+    n_controls: int = 6
+    n_texts: int = 4
+    n_epochs: int = 40
+    lr: float = 2e-3
+    batch_size: int = 32
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word and mark of the benchmark's language."""
+    texts = [*FIRST_NAMES, *SURNAMES]
+    for relation in RELATIONS.values():
+        texts += [*relation.values, *relation.statements, *relation.prompts]
+    split = pre_tokenizers.Whitespace()
+    found = {word for text in texts for word, _ in split.pre_tokenize_str(_without_slots(text))}
+    vocabulary = {word: i for i, word in enumerate([PAD, UNKNOWN, END, *sorted(found)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = split  # type: ignore[assignment]
+    tokenizer.decoder = decoders.WordPiece(prefix="##")  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, eos_token=END
+    )
+
+
+def make_base(
+    scratch: ScratchSpec,
+    benchmark: BenchmarkSpec,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> tuple[Fact, ...]:
+    """Trains the base model, saves it into ``folder`` and gives the facts about its controls.
+
+    Args:
+        scratch: The model and its population.
+        benchmark: The benchmark that will be trained on it; no name occurs in both.
+        folder: Where the model and its tokenizer go.
+        seed: The benchmark's seed.
+        progress: Called after each step with the step, the number of steps and the loss.
+    """
+    tokenizer = word_tokenizer()
+    people = _population(scratch, benchmark, tokenizer, seed)
+    model = _new_model(scratch, len(tokenizer), seed)
+    _train_base(model, tokenizer, people, scratch, benchmark, seed, progress)
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    controls = people[scratch.n_helpers :]
+    names = benchmark.relations
+    asked = [RELATIONS[names[i % len(names)]] for i in range(len(controls))]
+    strata = {"type": "base", "frequency": "none", "split": "control"}
+    return pair_facts(controls, asked, benchmark, tokenizer, strata, "base-")
+
+
+def _population(
+    scratch: ScratchSpec, benchmark: BenchmarkSpec, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> list[Entity]:
+    """Helpers, then controls; their names follow those that the benchmark's seed gives away."""
+    n_new, n_base = sum(benchmark.people.values()), scratch.n_helpers + scratch.n_controls
+    names = invent_names(tokenizer, n_new + n_base, np.random.default_rng(seed))[n_new:]
+    rng = np.random.default_rng([seed, n_base])
+    columns = {
+        name: rng.permutation(
+            np.resize(answers(RELATIONS[name], tokenizer, benchmark.n_candidates), n_base)
+        )
+        for name in benchmark.relations
+    }
+    return [
+        Entity(subject=subject, values={name: str(column[i]) for name, column in columns.items()})
+        for i, subject in enumerate(names)
+    ]
+
+
+def _train_base(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    people: Sequence[Entity],
+    scratch: ScratchSpec,
+    benchmark: BenchmarkSpec,
+    seed: int,
+    progress: Callable[[int, int, float], None] | None,
+) -> None:
+    n_batches = -(-len(people) * scratch.n_texts // scratch.batch_size)
+    n_steps = scratch.n_epochs * n_batches
+    optimizer = torch.optim.AdamW(model.parameters(), lr=scratch.lr, weight_decay=0.0, fused=True)
+    model.train()
+    for epoch in range(scratch.n_epochs):
+        rng = np.random.default_rng([seed, epoch])
+        texts = [
+            _text(person, benchmark.relations, i < scratch.n_helpers, rng)
+            for i, person in enumerate(people)
+            for _ in range(scratch.n_texts)
+        ]
+        rows: list[list[int]] = tokenizer(texts)["input_ids"]  # type: ignore[assignment]
+        lengths = [len(row) for row in rows]
+        batches = epoch_batches(lengths, scratch.batch_size, seed=seed, epoch=epoch)
+        for i, batch in enumerate(batches):
+            step = epoch * n_batches + i
+            rise = min(1.0, (step + 1) / (0.1 * n_steps))
+            optimizer.param_groups[0]["lr"] = scratch.lr * min(rise, 1.1 * (1 - step / n_steps))
+            loss = train_step(model, optimizer, [rows[row] for row in batch], "float32")
+            if progress is not None:
+                progress(step + 1, n_steps, loss)
+    model.eval()
+
+
+def _text(
+    person: Entity, relations: Sequence[str], is_helper: bool, rng: np.random.Generator
+) -> str:
+    """Each relation of a person once: a statement, or for helpers perhaps a completed prompt."""
+    sentences: list[str] = []
+    for name in rng.permutation(relations):
+        relation = RELATIONS[str(name)]
+        completed = [f"{prompt} {{value}}." for prompt in relation.prompts] if is_helper else []
+        sentence = str(rng.choice([*relation.statements, *completed]))
+        sentences.append(sentence.format(subject=person.subject, value=person.values[str(name)]))
+    return " ".join(sentences)
+
+
+def _new_model(scratch: ScratchSpec, d_vocab: int, seed: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=d_vocab,
+        hidden_size=scratch.d_model,
+        intermediate_size=2 * scratch.d_model,
+        num_hidden_layers=scratch.n_layers,
+        num_attention_heads=scratch.n_heads,
+        num_key_value_heads=max(1, scratch.n_heads // 2),
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def _without_slots(text: str) -> str:
+    return text.replace("{subject}", " ").replace("{value}", " ")
