@@ -75,7 +75,7 @@ def epoch_overlap(results: Results) -> EpochOverlap:
         present = [i for i, cell in enumerate(line) if cell]
         if not present:
             continue
-        aligned = align_cells([cell for cell in line if cell])
+        aligned = align_cells([cell for cell in line if cell], results.topology)
         values = np.zeros((len(line), *aligned.values.shape[1:]), dtype=np.float32)
         values[present] = aligned.values
         scores.append(values)
