@@ -10,13 +10,19 @@ This module does not judge whether the tensors fit the architecture: that is ``k
 
 import hashlib
 import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kcircuits.errors import CheckpointError, FileAccessError
+from kcircuits.errors import CheckpointError
+from kcircuits.io.confinement import (
+    TEMPLATE_FOLDER,
+    access_error,
+    checkpoint_folder,
+    confined,
+    entries,
+)
 from kcircuits.io.safetensors_header import TensorInfo, read_header
 
 # Files that decide how text becomes token ids; with weights and config they are the checkpoint.
@@ -33,7 +39,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-TEMPLATE_FOLDER = "additional_chat_templates"
 # Beside an adapter: which base it was trained on. Not part of the content hash.
 BASE_RECORD = "kcircuits.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -71,8 +76,8 @@ def model_files(path: str | Path) -> CheckpointFiles:
         CheckpointError: The folder is none, lacks a file, or holds one that may not be opened.
         FileAccessError: The disk refused.
     """
-    root = _folder(path)
-    names = _entries(root)
+    root = checkpoint_folder(path)
+    names = entries(root)
     if "adapter_config.json" in names:
         raise CheckpointError(
             "this folder holds an adapter, not a whole model",
@@ -106,8 +111,8 @@ def adapter_files(path: str | Path) -> CheckpointFiles:
         CheckpointError: The folder is none, lacks a file, or holds one that may not be opened.
         FileAccessError: The disk refused.
     """
-    root = _folder(path)
-    names = _entries(root)
+    root = checkpoint_folder(path)
+    names = entries(root)
     if "adapter_config.json" not in names:
         raise CheckpointError(
             "no adapter_config.json in the adapter folder",
@@ -170,7 +175,7 @@ def read_json(file: Path) -> dict[str, Any]:
             raise CheckpointError(f"larger than {MAX_JSON_BYTES} bytes", file=file)
         value = json.loads(file.read_bytes())
     except OSError as error:
-        raise _access(error, file) from error
+        raise access_error(error, file) from error
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"not valid JSON: {error.msg}",
@@ -185,70 +190,6 @@ def read_json(file: Path) -> dict[str, Any]:
             f"a JSON object was expected, not a {type(value).__name__}", file=file
         )
     return value
-
-
-def _folder(path: str | Path) -> Path:
-    root = Path(path)
-    try:
-        if not stat.S_ISDIR(root.stat().st_mode):
-            raise CheckpointError(
-                "a checkpoint is a folder, not a file",
-                file=root,
-                hint="name the folder with config.json and *.safetensors",
-            )
-        return root.resolve(strict=True)
-    except FileNotFoundError:
-        raise CheckpointError("the checkpoint folder does not exist", file=root) from None
-    except (OSError, RuntimeError) as error:
-        raise _access(error, root) from error
-
-
-def _entries(root: Path) -> list[str]:
-    """Names of all regular files of a folder; the libraries may open any of them."""
-    names: list[str] = []
-    try:
-        entries = sorted(root.iterdir())
-    except OSError as error:
-        raise _access(error, root) from error
-    for entry in entries:
-        if entry.is_dir():
-            if entry.name == TEMPLATE_FOLDER:
-                names += [f"{entry.name}/{name}" for name in _entries(confined(root, entry.name))]
-            continue
-        confined(root, entry.name)
-        names.append(entry.name)
-    return names
-
-
-def confined(root: Path, name: str) -> Path:
-    """The real path of ``name``, proven to be a file or folder under ``root``.
-
-    The links of a Hub cache (``snapshots/<revision>/``) into its own ``blobs/`` count as inside.
-    """
-    file = root / name
-    try:
-        real = file.resolve(strict=True)
-        mode = real.stat().st_mode
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{name!r} leads to no file", file=file, hint="copy or download the checkpoint again"
-        ) from error
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
-    if not any(real.is_relative_to(folder) for folder in allowed):
-        raise CheckpointError(
-            f"{name!r} leads outside the checkpoint folder, to {real}",
-            file=file,
-            hint="copy the file into the folder",
-        )
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise CheckpointError(
-            f"{name!r} is neither a regular file nor a folder (a pipe, socket or device)",
-            file=file,
-            hint="remove it from the checkpoint folder",
-        )
-    return real
 
 
 def _weights(root: Path, names: list[str]) -> tuple[list[str], dict[str, TensorInfo]]:
@@ -320,9 +261,4 @@ def _sha256(file: Path) -> str:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise _access(error, file) from error
-
-
-def _access(error: OSError | RuntimeError, file: Path) -> FileAccessError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return FileAccessError(f"cannot be read: {reason}", file=file)
+        raise access_error(error, file) from error

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from kcircuits.errors import CheckpointError
 from kcircuits.models.families import Family
+from kcircuits.models.reference import double_throughout
 
 # The unembedding has a bias in TransformerLens only.
 _ALWAYS_ZERO = {"unembed.b_U"}
@@ -44,6 +45,28 @@ def build_hooked(cfg: HookedTransformerConfig, state: dict[str, Tensor]) -> Hook
         )
     hooked.load_state_dict(state, strict=False, assign=True)
     return hooked.eval()
+
+
+def set_rotary_tables(hooked: HookedTransformer, dtype: torch.dtype) -> None:
+    """Compute the tables of rotary angles in ``dtype``, and keep them in the model's own type.
+
+    A model in use has tables made in float32 whatever its type: so transformers computes them,
+    and so do the reference numbers. Only the comparison in float64 needs finer ones.
+    """
+    if hooked.cfg.positional_embedding_type != "rotary":
+        return
+    for block in hooked.blocks:
+        attention: Any = block.attn
+        with double_throughout(dtype):
+            tables = attention.calculate_sin_cos_rotary(
+                hooked.cfg.rotary_dim,
+                attention.rotary_sin.shape[0],
+                base=attention._rotary_base(),
+                dtype=dtype,
+            )
+        attention.rotary_sin, attention.rotary_cos = (
+            table.to(attention.rotary_sin) for table in tables
+        )
 
 
 def owned_state(family: Family, model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from kcircuits.io.checkpoint_files import (
     model_files,
 )
 from kcircuits.models.adapters import check_base, merged, with_adapter
-from kcircuits.models.hooked import build_hooked, hooked_config, owned_state
+from kcircuits.models.hooked import build_hooked, hooked_config, owned_state, set_rotary_tables
 from kcircuits.models.parity import BOUNDS, check_parity, logits_of, probe_tokens
 from kcircuits.models.quiet import quiet
 from kcircuits.models.reference import (
@@ -189,7 +189,8 @@ def _load_hooked(
     """The HookedTransformer, its logits compared with those of the plain model.
 
     The comparison for bfloat16 runs in float32, where a wrong model cannot hide behind rounding;
-    the weights are rounded after it.
+    the weights are rounded after it. That for float64 runs with rotary tables in float64, which
+    are then replaced by the usual ones.
     """
     family, config = family_of(files), load_config(files)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -206,7 +207,10 @@ def _load_hooked(
         del reference, plain
         hooked = _on(build_hooked(cfg, state), device)
     check_parity(logits_of(hooked, tokens), expected, exact, where)
-    if dtype != exact:
+    if dtype == torch.float64:
+        set_rotary_tables(hooked, torch.float32)
+        check_parity(logits_of(hooked, tokens), expected, torch.float32, where)
+    elif dtype != exact:
         hooked = _rounded(hooked, hooked_config(family, config, dtype), state, device)
         check_parity(logits_of(hooked, tokens), expected, dtype, where)
     return hooked

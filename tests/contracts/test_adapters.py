@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.errors import CheckpointError
 from kcircuits.io.checkpoint_files import BASE_RECORD, base_record, content_hash, read_base_hash
-from kcircuits.models import load_model, swap_checkpoint
+from kcircuits.models import Model, load_model, swap_checkpoint
+from kcircuits.models.hooked import set_rotary_tables
 from kcircuits.models.parity import logits_of
 from kcircuits.models.reference import double_rotary_buffers, double_throughout
 
@@ -87,6 +88,12 @@ def peft_logits(checkpoint: Checkpoint) -> torch.Tensor:
         return model.eval()(TOKENS).logits
 
 
+def hooked_logits(model: Model) -> torch.Tensor:
+    """Logits with rotary tables as fine as those of ``peft_logits``."""
+    set_rotary_tables(model.hooked, torch.float64)
+    return logits_of(model.hooked, TOKENS)
+
+
 def adapter_of(checkpoint: Checkpoint) -> Path:
     assert checkpoint.adapter is not None
     return checkpoint.adapter
@@ -115,7 +122,7 @@ def refused(checkpoint: Checkpoint, message: str) -> CheckpointError:
 def test_merged_adapter_equals_peft(kind: str, make_adapter: MakeAdapter) -> None:
     checkpoint = make_adapter(kind)
     expected = peft_logits(checkpoint)
-    merged = logits_of(load_model(checkpoint, dtype=torch.float64).hooked, TOKENS)
+    merged = hooked_logits(load_model(checkpoint, dtype=torch.float64))
     base = logits_of(load_model(checkpoint.path, dtype=torch.float64).hooked, TOKENS)
     assert (merged - expected).abs().max() <= 1e-10 * expected.abs().max()
     assert (merged - base).abs().max() > 1e-3 * expected.abs().max()
@@ -155,7 +162,7 @@ def test_swap_from_base_to_adapter_and_on(make_adapter: MakeAdapter) -> None:
     for checkpoint in (first, second):
         model = swap_checkpoint(model, checkpoint)
         expected = peft_logits(checkpoint)
-        error = (logits_of(model.hooked, TOKENS) - expected).abs().max()
+        error = (hooked_logits(model) - expected).abs().max()
         assert error <= 1e-10 * expected.abs().max()
 
 
@@ -164,7 +171,7 @@ def test_adapter_stored_in_float32_loads_in_float64(make_adapter: MakeAdapter) -
     edit_adapter(checkpoint, lambda t: t.update({k: v.float() for k, v in t.items()}))
     expected = peft_logits(checkpoint)
     model = load_model(checkpoint, dtype=torch.float64)
-    assert (logits_of(model.hooked, TOKENS) - expected).abs().max() <= 1e-10
+    assert (hooked_logits(model) - expected).abs().max() <= 1e-10
 
 
 def test_half_an_adapter(make_adapter: MakeAdapter) -> None:

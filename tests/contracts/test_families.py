@@ -19,6 +19,7 @@ from kcircuits.errors import CheckpointError, UsageError
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model, swap_checkpoint
 from kcircuits.models.families import FAMILIES
+from kcircuits.models.hooked import set_rotary_tables
 from kcircuits.models.parity import BOUNDS, check_parity, logits_of, probe_tokens
 from kcircuits.models.reference import double_rotary_buffers, double_throughout
 
@@ -54,6 +55,8 @@ def test_logits_equal_transformers(
 ) -> None:
     folder = tiny_folder(variant)
     model = load_model(folder, dtype=dtype)
+    if dtype == torch.float64:
+        set_rotary_tables(model.hooked, dtype)
     tokens = torch.arange(18)[None] * 7 % 96
     expected = plain_logits(folder, tokens, dtype)
     error = (logits_of(model.hooked, tokens) - expected).abs().max() / expected.abs().max()
@@ -69,6 +72,14 @@ def test_bfloat16_is_the_rounded_model(variant: str, tiny_folder: MakeFolder) ->
         exact.hooked.named_parameters(), rounded.hooked.named_parameters(), strict=True
     ):
         assert torch.equal(a.to(torch.bfloat16), b), name
+
+
+def test_rotary_tables_are_those_of_float32(tiny_folder: MakeFolder) -> None:
+    single = load_model(tiny_folder("gemma3")).hooked.blocks
+    double = load_model(tiny_folder("gemma3"), dtype=torch.float64).hooked.blocks
+    for a, b in zip(single, double, strict=True):
+        assert torch.equal(a.attn.rotary_cos.double(), b.attn.rotary_cos)
+        assert torch.equal(a.attn.rotary_sin.double(), b.attn.rotary_sin)
 
 
 def test_float32_files_load_in_float64_without_reinterpretation(
