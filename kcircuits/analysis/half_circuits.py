@@ -19,6 +19,9 @@ from kcircuits.analysis.halves import (
     split_halves,
 )
 
+PROBE_WIDTH = 4  # budgets' worth of edges in which the cutoffs' lower bounds are sought
+PILOT = 0.85  # share of one circuit's cutoff that those like it are expected to reach
+
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCircuits:
@@ -44,12 +47,35 @@ def top_mask(
     n_candidates = size.shape[1]
     if n_edges >= n_candidates:
         return size > 0
-    cutoff = np.partition(size, n_candidates - n_edges, axis=1)[:, n_candidates - n_edges, None]
-    mask = (size >= cutoff) & (size > 0)
-    for row in np.nonzero(mask.sum(1) > n_edges)[0]:
+    cutoff = _cutoffs(size, n_edges)[:, None]
+    mask = size >= cutoff
+    if not cutoff.all():
+        mask &= size > 0
+    for row in np.nonzero(np.count_nonzero(mask, axis=1) > n_edges)[0]:
         surplus = mask[row].sum() - n_edges
         mask[row, np.nonzero(size[row] == cutoff[row])[0][-surplus:]] = False
     return mask
+
+
+def _cutoffs(
+    size: Float[np.ndarray, "circuit candidate"], n_edges: int
+) -> Float[np.ndarray, " circuit"]:
+    """The n-th largest of each row.
+
+    Rows are alike: columns that stay below most of the first row's cutoff in every row are left
+    aside, and where that turns out to be too many, all are ranked.
+    """
+    guess = PILOT * _nth_largest(size[:1], n_edges)[0]
+    near = np.nonzero((size >= guess).any(0))[0]
+    cutoffs = _nth_largest(size[:, near], n_edges)
+    return cutoffs if (cutoffs >= guess).all() else _nth_largest(size, n_edges)
+
+
+def _nth_largest(
+    size: Float[np.ndarray, "circuit candidate"], n: int
+) -> Float[np.ndarray, " circuit"]:
+    place = size.shape[1] - n
+    return np.partition(size, place, axis=1)[:, place]
 
 
 def relabelled_half_circuits(
@@ -94,8 +120,10 @@ def _one_side(
         own = np.stack([rows, rows + len(swaps)])
     weights = np.zeros((*choices.shape[:2], len(flat)), dtype=flat.dtype)
     np.put_along_axis(weights, 2 * members[:, None, :] + choices, 1, axis=2)
-    size = np.abs(weights.reshape(-1, len(flat)) @ flat)
-    return HalfCircuits(masks=top_mask(size, n_edges).reshape(*choices.shape[:2], -1), own=own)
+    size = weights.reshape(-1, len(flat)) @ flat
+    np.abs(size, out=size)
+    splits = size.reshape(*choices.shape[:2], -1)
+    return HalfCircuits(masks=np.stack([top_mask(one, n_edges) for one in splits]), own=own)
 
 
 def _reachable(
@@ -103,19 +131,28 @@ def _reachable(
     halves: tuple[Int[np.ndarray, "split member"], ...],
     n_edges: int,
 ) -> Int[np.ndarray, " kept"]:
-    """Candidates that some relabelling could bring into the circuit of some half."""
-    n_candidates = scores.shape[2]
-    if n_edges >= n_candidates:
+    """Candidates that some relabelling could bring into the circuit of some half.
+
+    Over the relabellings a half's mean on an edge lies between the means of the lower and of the
+    higher of each prompt's two scores. So at least n edges reach the n-th largest of the smallest
+    possible |mean|s (taken over a probe of promising edges, which only lowers it), and an edge
+    whose largest possible |mean| stays below that is out.
+    """
+    n_prompts, n_candidates = scores.shape[1:]
+    n_probed = PROBE_WIDTH * n_edges
+    if n_probed >= n_candidates:
         return np.arange(n_candidates)
+    weights = np.zeros((sum(map(len, halves)), n_prompts), dtype=scores.dtype)
+    rows = np.arange(len(weights)).reshape(len(halves), -1, 1)
+    for row, members in zip(rows, halves, strict=True):
+        weights[row, members] = 1 / members.shape[1]
     low, high = scores.min(0), scores.max(0)
-    is_kept = np.zeros(n_candidates, dtype=bool)
-    for members in halves:
-        weights = np.zeros((len(members), scores.shape[1]), dtype=scores.dtype)
-        np.put_along_axis(weights, members, 1, axis=1)
-        lowest, highest = weights @ low, weights @ high
-        smallest = np.maximum(np.maximum(lowest, -highest), 0)
-        largest = np.maximum(highest, -lowest)
-        cutoff = np.partition(smallest, n_candidates - n_edges, axis=1)[:, [-n_edges]]
-        slack = 1e-5 * cutoff  # of another order of summation
-        is_kept |= (largest >= cutoff - slack).any(0)
-    return np.nonzero(is_kept)[0]
+    size = np.maximum(high, -low).max(0)  # no half's |mean| exceeds it
+    probe = np.argpartition(size, n_candidates - n_probed)[-n_probed:]
+    lowest, highest = weights @ low[:, probe], weights @ high[:, probe]
+    smallest = np.maximum(np.maximum(lowest, -highest), 0)
+    # sums of another order differ in the last digits
+    cutoff = _nth_largest(smallest, n_edges)[:, None] * (1 - 1e-5)
+    near = np.nonzero(size >= cutoff.min())[0]
+    largest = np.maximum(weights @ high[:, near], weights @ -low[:, near])
+    return near[(largest >= cutoff).any(0)]

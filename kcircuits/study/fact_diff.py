@@ -1,6 +1,7 @@
 """One fact between two epochs: its cells side by side, its overlap, its verdict."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +90,15 @@ def compare_facts(
         epochs: Names of the two epochs, for the reasons given.
         level: Compare edges or nodes.
     """
-    aligned = [align_cells(pair) for pair in pairs.values()]
-    overlaps = [
-        compare_fact(scores.values, pair[0].n_edges, scores.items(pair[0].topology), level)
-        for scores, pair in zip(aligned, pairs.values(), strict=True)
-    ]
+    first = next(iter(pairs.values()))[0]
+
+    def compare(pair: tuple[Cell, Cell]) -> tuple[AlignedScores, FactOverlap]:
+        scores = align_cells(pair, first.topology)
+        items = scores.items(first.topology)
+        return scores, compare_fact(scores.values, first.n_edges, items, level)
+
+    with ThreadPoolExecutor() as pool:  # numpy lets threads run side by side
+        aligned, overlaps = zip(*pool.map(compare, pairs.values()), strict=True)
     verdicts = judge_facts(overlaps, [_left_out(pair, epochs) for pair in pairs.values()])
     return tuple(
         _fact_diff(facts[fact_id], pair, scores, overlap, verdict)

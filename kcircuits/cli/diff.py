@@ -1,0 +1,225 @@
+"""``kcircuits diff A B``: what changed in the circuits between two epochs."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kcircuits.cli.options import common, run_dir_of
+from kcircuits.cli.output import print_json, printable, styled
+from kcircuits.errors import EXIT_DIFFERENT, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from kcircuits.study.diff import Diff
+
+_WORDS = {
+    "changed": "changed",
+    "no-change": "no change beyond noise",
+    "undetermined": "cannot tell",
+}
+_STYLES = {"changed": "red", "no-change": "green", "undetermined": "yellow"}
+_N_IDS = 6
+_HASH_DIGITS = 12
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb's parser."""
+    parser = subparsers.add_parser(
+        "diff",
+        parents=[common()],
+        help="what changed in the circuits between two epochs",
+        description="Edges and nodes gained and lost between two epochs, each overlap beside its "
+        "noise ceiling and chance, the turnover with its interval, and a verdict.",
+    )
+    parser.add_argument("a", metavar="A", help="an epoch: ep3, step2400, first, last")
+    parser.add_argument("b", metavar="B", help="the epoch to compare it with")
+    parser.add_argument("--fact", metavar="ID", help="one fact, as it stands among all facts")
+    parser.add_argument("--by", metavar="STRATUM", help="one row per value of a stratum's key")
+    parser.add_argument(
+        "--level", choices=("edge", "node"), default="edge", help="what overlaps count"
+    )
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="edges and nodes listed (default: 10)"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page to FILE")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="exit 1 if a stratum or fact changed, or a fact was acquired or forgotten",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the diff; 1 with ``--exit-code`` where something changed."""
+    from kcircuits.study.run import open_run
+
+    if args.top < 0:
+        raise UsageError(f"--top is {args.top}; expected 0 or more", field="top")
+    if args.fact is not None and args.by is not None:
+        raise UsageError(
+            "--fact and --by exclude each other: one fact has one row", field="by", hint="drop one"
+        )
+    diff = open_run(run_dir_of(args)).diff(args.a, args.b, by=args.by, level=args.level)
+    if args.fact is not None:
+        diff = diff.only(args.fact)
+    if args.html is not None:
+        _write_page(diff, args.html)
+    if args.json:
+        document = diff.to_json(n_edges=args.top)
+        print_json(document.pop("schema"), document)
+    else:
+        _print_diff(diff, args.top)
+        if args.html is not None:
+            print(f"\nwrote {printable(args.html)}")
+    return EXIT_DIFFERENT if args.exit_code and diff.is_different else EXIT_OK
+
+
+def _write_page(diff: "Diff", file: Path) -> None:
+    from kcircuits.io.atomic import write_atomic
+    from kcircuits.study.diff_page import diff_page
+
+    write_atomic(file, diff_page(diff))
+
+
+def _print_diff(diff: "Diff", top: int) -> None:
+    _print_head(diff)
+    _print_rows(diff)
+    _print_edges(diff, top)
+    _print_nodes(diff, top)
+    _print_facts(diff)
+
+
+def _print_head(diff: "Diff") -> None:
+    start, stop = (printable(name) for name in diff.epochs)
+    one = f"  fact {printable(diff.fact_diffs[0].fact.id)}" if len(diff.fact_diffs) == 1 else ""
+    print(styled(f"{start} -> {stop}{one}", "bold"))
+    width = max(len(start), len(stop))
+    for epoch, digest in zip(diff.epochs, diff.hashes, strict=True):
+        mark = "  unverified: its manifest entry declares no sha256" * (epoch in diff.unverified)
+        print(f"  {printable(epoch):<{width}}  {digest[:_HASH_DIGITS]}{mark}")
+    params = ", ".join(f"{name} {value}" for name, value in sorted(diff.params.items()))
+    print(
+        f"  {diff.method}{f' ({printable(params)})' if params else ''}\n"
+        f"  top {diff.n_edges:,} of {diff.topology.n_edges:,} edges ({diff.fraction:.2%}), "
+        f"{diff.n_prompts} discovery prompts a fact, halved; overlaps count {diff.level}s"
+    )
+
+
+def _print_rows(diff: "Diff") -> None:
+    lines = [
+        [
+            printable(row["stratum"]),
+            str(row["facts"]),
+            _number(row["gained"], "+.1f"),
+            _number(None if row["lost"] is None else -row["lost"], "+.1f"),
+            _number(row["kept"], ".1f"),
+            _number(row["jaccard"], ".2f"),
+            _number(row["ceiling"], ".2f"),
+            _number(row["chance"], ".3f"),
+            _number(row["turnover"], ".2f"),
+            _interval(row),
+            _number(row["turnover_detectable"], ".2f"),
+        ]
+        for row in diff.rows
+    ]
+    headers = ["stratum", "facts", "gained", "lost", "kept", "Jaccard", "ceiling", "chance"]
+    headers += ["turnover", "interval", "visible"]
+    print()
+    _print_table(headers, lines, left=(0,))
+    print(
+        styled(
+            "  mean per fact; Jaccard of one half of the prompts with the other; turnover 0 none, "
+            "1 chance;\n  visible: the smallest turnover that would have been called changed\n",
+            "dim",
+        )
+    )
+    width = max(len(printable(row["stratum"])) for row in diff.rows)
+    for row in diff.rows:
+        word = styled(_WORDS[row["verdict"]], _STYLES[row["verdict"]])
+        print(f"  {printable(row['stratum']):<{width}}  {word}: {printable(row['reason'])}")
+    unknown = sum(row["unknown"] for row in diff.rows)
+    if unknown and len(diff.fact_diffs) > 1:
+        print(f"  left out: {_count(unknown, 'fact')} not known at both epochs")
+    if diff.missing:
+        print(f"  left out: {_count(len(diff.missing), 'fact')} without a cell at both epochs")
+
+
+def _print_edges(diff: "Diff", top: int) -> None:
+    start, stop = (printable(name) for name in diff.epochs)
+    if len(diff.fact_diffs) == 1:
+        rows = diff.edges[:top]
+        counts = [[row["status"]] for row in rows]
+        scope, headers = "signed scores", ["status"]
+    else:
+        rows = diff.edge_totals(n_edges=top)
+        counts = [_counts(row) for row in rows]
+        n_facts = _count(sum(row["facts"] for row in diff.rows), "fact")
+        scope, headers = f"mean signed scores over {n_facts}", ["gained", "lost", "kept in facts"]
+    if not rows:
+        return
+    print(styled("\nEdges that changed most", "bold") + f"  ({scope}; below 0 helps)")
+    lines = [
+        [row["edge"], *(_number(row[end], "+.4f") for end in ("from", "to")), *count]
+        for row, count in zip(rows, counts, strict=True)
+    ]
+    _print_table(["edge", start, stop, *headers], lines, left=(0,))
+
+
+def _print_nodes(diff: "Diff", top: int) -> None:
+    rows = diff.nodes[:top]
+    if not rows:
+        return
+    is_one = len(diff.fact_diffs) == 1
+    print(styled("\nNodes that changed most", "bold"))
+    if is_one:
+        lines = [[row["node"], "gained" if row["gained"] else "lost"] for row in rows]
+        _print_table(["node", "status"], lines, left=(0,))
+    else:
+        lines = [[row["node"], *_counts(row)] for row in rows]
+        _print_table(["node", "gained", "lost", "kept in facts"], lines, left=(0,))
+
+
+def _print_facts(diff: "Diff") -> None:
+    print(styled("\nFacts", "bold"))
+    for word in ("acquired", "retained", "forgotten"):
+        ids = getattr(diff.facts, word)
+        named = ", ".join(printable(name) for name in ids[:_N_IDS])
+        more = f", and {len(ids) - _N_IDS} more" if len(ids) > _N_IDS else ""
+        print(f"  {word:<9}  {len(ids):>3}  {named}{more}".rstrip())
+
+
+def _counts(row: dict[str, Any]) -> list[str]:
+    return [f"+{row['gained']}", f"-{row['lost']}", f"{row['kept']}"]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["turnover_low"] is None:
+        return "-"
+    return f"[{row['turnover_low']:.2f}, {row['turnover_high']:.2f}]"
+
+
+def _print_table(
+    headers: Sequence[str], lines: Iterable[Sequence[str]], *, left: tuple[int, ...]
+) -> None:
+    """Aligned columns of numbers that are texts already: to the right, but for those in ``left``.
+
+    ``output.print_table`` prints four significant digits, which do not line up here.
+    """
+    table = [list(headers), *map(list, lines)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(headers))]
+    for n, line in enumerate(table):
+        cells = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text = "  " + "  ".join(cells).rstrip()
+        print(styled(text, "dim") if n == 0 else text)
