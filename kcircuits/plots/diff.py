@@ -117,7 +117,7 @@ def _add_turnover(figure: go.Figure, table: list[Row], labels: list[str]) -> Non
         },
         mode="markers",
         marker={"symbol": "diamond", "size": 10, "color": TURNOVER},
-        name="turnover with 95% interval",
+        name="turnover with interval",
         customdata=[
             f"τ {number(row['turnover'])} ({number(row['turnover_low'])} to "
             f"{number(row['turnover_high'])}): {VERDICTS.get(row['verdict'], 'cannot tell')}"

@@ -58,7 +58,8 @@ def turnover_text(row: Row) -> str:
 
 def diff_page(diff: Diff) -> str:
     """The diff as one self-contained HTML text."""
-    document = diff.to_json()
+    document = diff.to_json(n_edges=N_EDGES)
+    level = "90%" if len(diff.fact_diffs) == 1 else "95%"
     start, stop = diff.epochs
     blocks = [
         _summary(diff),
@@ -68,7 +69,7 @@ def diff_page(diff: Diff) -> str:
             {"all": diff_figure(diff_table(document))},
             "Upper panel: how alike the circuits of the two epochs are (dot), between chance "
             "(cross) and the noise ceiling (bar), which is what no change at all would give. "
-            "Lower panel: turnover, the share of that distance which is missing, with its 95% "
+            f"Lower panel: turnover, the share of that distance which is missing, with its {level} "
             "interval; an interval that includes 0 is no evidence of change.",
         ),
         _strata_table(diff),
