@@ -186,10 +186,11 @@ def _overlap(results: Results) -> Block:
     table = overlap_table(results.epochs, epoch_overlap(results))
     caption = (
         "How alike the circuits of two epochs are, as the mean Jaccard over the facts that are "
-        "known at both. Every cell compares circuits from one half of a fact's prompts with those "
-        "from the other half. The framed diagonal compares an epoch with itself: it is the noise "
-        "ceiling, the most that any pair could reach. A pair differs only as far as it stays "
-        f"below its diagonal; chance alone gives {number(chance_of(table), 3)}."
+        "known at both (their number is in the hover text). Every cell compares circuits from one "
+        "half of a fact's prompts with those from the other half. The framed diagonal compares an "
+        "epoch with itself: it is the noise ceiling, about what two epochs without any change "
+        "would reach. A pair differs only as far as it stays below the diagonal cells of its two "
+        f"epochs; chance alone gives {number(chance_of(table), 3)}."
     )
     return figure_block(
         "overlap", "Overlap between epochs", {"all facts": overlap_figure(table)}, caption
