@@ -10,6 +10,7 @@ from kcircuits.cli.output import print_error, print_json, print_table, printable
 from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError
 
 if TYPE_CHECKING:
+    from kcircuits.sweep.compute import Compute
     from kcircuits.sweep.local import SweepResult
     from kcircuits.sweep.plan import BatchState
     from kcircuits.sweep.request import Request
@@ -52,8 +53,13 @@ def run(args: argparse.Namespace) -> int:
         return _dry_run(args, request, folder)
     from tqdm import tqdm
 
+    from kcircuits.sweep.compute import LateCompute
     from kcircuits.sweep.local import run_local
-    from kcircuits.sweep.model_compute import ModelCompute
+
+    def compute() -> "Compute":
+        from kcircuits.sweep.model_compute import ModelCompute
+
+        return ModelCompute(request.settings)
 
     def report(_: str, error: KCircuitsError) -> None:
         with tqdm.external_write_mode(file=sys.stderr):
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     result = run_local(
         request,
         folder,
-        ModelCompute(request.settings),
+        LateCompute(compute),
         wait_s=args.wait,
         show_progress=not args.quiet,
         on_failure=report,

@@ -6,6 +6,7 @@ without a model.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from kcircuits.core.batch import PromptBatch
@@ -50,10 +51,6 @@ class BatchResult:
 class Compute(Protocol):
     """Models and numbers, as an executor sees them."""
 
-    def content_hash(self, checkpoint: Checkpoint) -> str:
-        """Hash of the checkpoint as it is on disk now; CheckpointError if it is not whole."""
-        ...
-
     def load(self, checkpoint: Checkpoint, previous: Loaded | None) -> Loaded:
         """The checkpoint in memory, in the place of the previous one; CheckpointError if not."""
         ...
@@ -67,3 +64,28 @@ class Compute(Protocol):
     ) -> BatchResult:
         """Scores, circuits at the budget and their evaluation; tells finished prompts."""
         ...
+
+
+class LateCompute:
+    """A ``Compute`` that is made when it is first used, since making it may import torch."""
+
+    def __init__(self, make: Callable[[], Compute]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Compute:
+        return self._make()
+
+    def load(self, checkpoint: Checkpoint, previous: Loaded | None) -> Loaded:
+        """See ``Compute``."""
+        return self._made.load(checkpoint, previous)
+
+    def tokenize(self, loaded: Loaded, facts: Sequence[Fact]) -> PromptBatch:
+        """See ``Compute``."""
+        return self._made.tokenize(loaded, facts)
+
+    def attribute(
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+    ) -> BatchResult:
+        """See ``Compute``."""
+        return self._made.attribute(loaded, batch, n_edges, advance)

@@ -18,6 +18,7 @@ from kcircuits.core.manifest import Checkpoint
 from kcircuits.core.selection import edge_budget
 from kcircuits.errors import CheckpointError, FileAccessError, KCircuitsError
 from kcircuits.io.atomic import clear_leftovers
+from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.io.run_record import RUN_FILE, FactRecord, read_run_record, write_run_record
 from kcircuits.io.store import Store
 from kcircuits.sweep.cells import AGREEMENT, cells_of_batch, disagreement
@@ -47,11 +48,17 @@ class SweepResult:
     disagreements: list[str] = field(default_factory=list)
 
 
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """Content hash of a checkpoint as it is on disk now; CheckpointError if it is not whole."""
+    return content_hash(checkpoint.path, checkpoint.adapter)
+
+
 def run_local(
     request: Request,
     folder: Path,
     compute: Compute,
     *,
+    hash_of: Callable[[Checkpoint], str] = checkpoint_hash,
     wait_s: float = 0.0,
     show_progress: bool = False,
     on_failure: Callable[[str, KCircuitsError], object] = lambda *_: None,
@@ -61,7 +68,8 @@ def run_local(
     Args:
         request: Which facts at which checkpoints, by which method.
         folder: The run folder; made if absent.
-        compute: Models and numbers.
+        compute: Models and numbers; used only where something is due.
+        hash_of: Hash of a checkpoint as it is on disk now; CheckpointError if not whole.
         wait_s: How long to wait for another writer, in seconds.
         show_progress: A bar on stderr with rate and time left.
         on_failure: Called with the id of each checkpoint that could not be computed, and why.
@@ -74,7 +82,7 @@ def run_local(
     store = Store(folder / "store")
     with store.writing(wait_s=wait_s):
         clear_leftovers(folder, RUN_FILE)
-        sweep = _Sweep(request, folder, store, compute, on_failure)
+        sweep = _Sweep(request, folder, store, compute, hash_of, on_failure)
         sweep.run(show_progress)
         return sweep.result
 
@@ -88,9 +96,11 @@ class _Sweep:
         folder: Path,
         store: Store,
         compute: Compute,
+        hash_of: Callable[[Checkpoint], str],
         on_failure: Callable[[str, KCircuitsError], object],
     ) -> None:
-        self.request, self.folder, self.store, self.compute = request, folder, store, compute
+        self.request, self.folder, self.store = request, folder, store
+        self.compute, self.hash_of = compute, hash_of
         self.on_failure = on_failure
         self.loaded: Loaded | None = None
         self.result = SweepResult(n_cells=len(request.facts) * len(request.checkpoints))
@@ -112,7 +122,7 @@ class _Sweep:
         )
         with bar:
             for checkpoint in self.request.checkpoints:
-                bar.set_description(checkpoint.id)
+                bar.set_description(checkpoint.id, refresh=False)
                 if checkpoint.id not in self.result.failures:
                     self._run_checkpoint(checkpoint, bar)
         if self.record.topology is not None:
@@ -131,7 +141,7 @@ class _Sweep:
         for batch in batches:
             n_prompts = sum(f.n_prompts for f in self._facts(batch))
             if prompts is None or not batch.is_due(self.store):
-                bar.update(n_prompts)
+                bar.total -= n_prompts  # time left is that of the work left
                 continue
             start = bar.n
             cells = self._compute(checkpoint, batch, prompts, bar)
@@ -168,7 +178,7 @@ class _Sweep:
             result = self.compute.attribute(
                 self.loaded, prompts.facts(batch.fact_ids), self.record.n_edges, bar.update
             )
-            self._check_unchanged(checkpoint, self.compute.content_hash(checkpoint))
+            self._check_unchanged(checkpoint, self.hash_of(checkpoint))
         except (CheckpointError, FileAccessError) as error:
             self._fail(checkpoint, error)
             return None
@@ -229,7 +239,7 @@ class _Sweep:
             hashes[checkpoint.id] = checkpoint.sha256
             if checkpoint.sha256 is None:
                 try:
-                    hashes[checkpoint.id] = self.compute.content_hash(checkpoint)
+                    hashes[checkpoint.id] = self.hash_of(checkpoint)
                 except (CheckpointError, FileAccessError) as error:
                     self._fail(checkpoint, error)
         return hashes

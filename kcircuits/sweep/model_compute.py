@@ -12,7 +12,6 @@ from kcircuits.core.selection import select
 from kcircuits.discovery import attribute
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.evaluation import evaluate, known_facts, probe
-from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model, swap_checkpoint, tokenize
 from kcircuits.sweep.compute import BatchResult, Loaded
 from kcircuits.sweep.request import Settings
@@ -39,10 +38,6 @@ class ModelCompute:
                 hint="use --device cpu",
             ) from error
         self._settings = settings
-
-    def content_hash(self, checkpoint: Checkpoint) -> str:
-        """Hash of the checkpoint as it is on disk now."""
-        return content_hash(checkpoint.path, checkpoint.adapter)
 
     def load(self, checkpoint: Checkpoint, previous: Loaded | None) -> Loaded:
         """The checkpoint in memory; its weights go into the previous model where there is one."""

@@ -29,6 +29,12 @@ from kcircuits.sweep.request import Request, Settings
 TOPOLOGY = Topology(n_layers=2, n_heads=2)
 
 
+def hash_of(checkpoint: Checkpoint) -> str:
+    if not checkpoint.path.exists():
+        raise CheckpointError("no such checkpoint", file=checkpoint.path)
+    return hashlib.sha256(checkpoint.path.read_bytes()).hexdigest()
+
+
 class FakeCompute:
     """``Compute`` on checkpoints that are text files."""
 
@@ -39,18 +45,13 @@ class FakeCompute:
         self.nan_fact: str | None = None
         self.before_batch: Callable[[], None] = lambda: None
 
-    def content_hash(self, checkpoint: Checkpoint) -> str:
-        if not checkpoint.path.exists():
-            raise CheckpointError("no such checkpoint", file=checkpoint.path)
-        return hashlib.sha256(checkpoint.path.read_bytes()).hexdigest()
-
     def load(self, checkpoint: Checkpoint, previous: Loaded | None) -> Loaded:
         assert previous is None or previous.topology == TOPOLOGY
         self.loads.append(checkpoint.id)
         text = checkpoint.path.read_text()
         if "broken" in text:
             raise CheckpointError("tensor wte is missing", file=checkpoint.path)
-        return Loaded(model=text, topology=TOPOLOGY, content_hash=self.content_hash(checkpoint))
+        return Loaded(model=text, topology=TOPOLOGY, content_hash=hash_of(checkpoint))
 
     def tokenize(self, loaded: Loaded, facts: Sequence[Fact]) -> PromptBatch:
         rows = [
@@ -175,4 +176,4 @@ def die_at_fsync(n: int) -> None:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     die_at_fsync(int(sys.argv[2]))
-    run_local(make_request(root), root / "run", FakeCompute())
+    run_local(make_request(root), root / "run", FakeCompute(), hash_of=hash_of)

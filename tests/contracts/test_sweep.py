@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from kcircuits.errors import (
 )
 from kcircuits.io.store import Store
 from kcircuits.study import open_run
+from kcircuits.sweep.compute import LateCompute
 from kcircuits.sweep.local import run_local
 from kcircuits.sweep.plan import preview
 from kcircuits.sweep.request import GRIDS, METHOD_PARAMS, METRICS, choose_facts, make_settings
@@ -33,7 +35,10 @@ _spec.loader.exec_module(fake)
 
 def sweep(folder: Path, request=None, compute=None):
     return run_local(
-        request or fake.make_request(folder), folder / "run", compute or fake.FakeCompute()
+        request or fake.make_request(folder),
+        folder / "run",
+        compute or fake.FakeCompute(),
+        hash_of=fake.hash_of,
     )
 
 
@@ -64,11 +69,15 @@ def test_sweep_fills_the_store_and_the_run_reads_it(tmp_path: Path) -> None:
     assert run.cells("ep0")[3].checkpoint != cell.checkpoint
 
 
-def test_second_run_loads_and_computes_nothing(tmp_path: Path) -> None:
+def test_second_run_makes_no_model(tmp_path: Path) -> None:
     sweep(tmp_path)
-    before, compute = files(tmp_path), fake.FakeCompute()
-    assert sweep(tmp_path, compute=compute).n_computed == 0
-    assert compute.loads == []
+    before, request = files(tmp_path), fake.make_request(tmp_path)
+
+    def refuse() -> Any:
+        pytest.fail("nothing is due")
+
+    result = run_local(request, tmp_path / "run", LateCompute(refuse), hash_of=fake.hash_of)
+    assert (result.n_done, result.n_computed) == (10, 0)
     assert files(tmp_path) == before
 
 
@@ -134,6 +143,7 @@ def test_checkpoint_that_does_not_load_leaves_the_others_alone(tmp_path: Path) -
         request,
         tmp_path / "run",
         fake.FakeCompute(),
+        hash_of=fake.hash_of,
         on_failure=lambda epoch, error: told.append((epoch, error.message)),
     )
     assert told == [("ep2", "no such checkpoint"), ("ep1", "tensor wte is missing")]
@@ -178,6 +188,25 @@ def test_nan_makes_a_failed_cell_that_says_where(tmp_path: Path) -> None:
     assert row.message == f"{fake.TOPOLOGY.edge_name(0, 3)}: the score on prompt 0 is nan"
     with pytest.raises(IncomparableError, match="f2 has no numbers at ep0"):
         run.cells("ep0", ["f2"])
+
+
+def test_large_models_keep_the_largest_edges_and_node_sums(tmp_path: Path, monkeypatch) -> None:
+    sweep(tmp_path)
+    dense = open_run(tmp_path / "run").cells("ep0", dense=True)[0].mean
+    assert dense is not None
+    monkeypatch.setattr("kcircuits.sweep.cells.MAX_DENSE_EDGES", 10)
+    monkeypatch.setattr("kcircuits.sweep.cells.MIN_SPARSE_EDGES", 20)
+    monkeypatch.setattr("kcircuits.sweep.cells.SPARSE_WIDTH", 2)
+    (tmp_path / "large").mkdir()
+    sweep(tmp_path / "large")
+    cell = open_run(tmp_path / "large" / "run").cells("ep0", dense=True)[0]
+    assert cell.mean is None
+    assert cell.sparse_mean is not None
+    flat = dense.reshape(-1)
+    assert cell.sparse_mean.index.tolist() == sorted(np.argsort(-abs(flat))[:20].tolist())
+    np.testing.assert_array_equal(cell.sparse_mean.values, flat[cell.sparse_mean.index])
+    np.testing.assert_array_equal(cell.sparse_mean.forward_marginals, abs(dense).sum(1))
+    np.testing.assert_array_equal(cell.sparse_mean.backward_marginals, abs(dense).sum(0))
 
 
 def test_other_settings_are_kept_apart(tmp_path: Path) -> None:
