@@ -3,20 +3,16 @@
 The graph is that of SmolLM2-135M (30 layers, 9 heads), the budget 0.5 % of its 123,211 edges, 8
 prompts a fact. Scores are invented (``synthetic_run``); the ten epochs repeat two of them.
 
-    python benchmarks/diff_latency.py [--repeats 5]
+    python benchmarks/diff_latency.py [--repeats 5] [--out FILE]
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from record import measurement, parser, report
 from synthetic_run import make_cells, make_facts, write_run
 
 from kcircuits.core.topology import Topology
@@ -26,34 +22,27 @@ N_FACTS, N_EPOCHS, N_PROMPTS, N_EDGES = 100, 10, 8, 616
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    options = parser("Wall time of kcircuits diff on 100 facts x 10 epochs")
+    options.add_argument("--repeats", type=int, default=5)
+    args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         n_candidates = _build(run)
         command = [sys.executable, "-m", "kcircuits.cli.main", "diff", "ep3", "ep8"]
         command += ["--run", str(run)]
         seconds = [_time(command) for _ in range(args.repeats + 1)][1:]  # the first warms up
-    median = statistics.median(seconds)
-    result = {
-        "benchmark": "diff_latency",
-        "value": round(median, 3),
-        "limit": LIMIT_S,
-        "unit": "s",
-        "is_within_limit": median <= LIMIT_S,
-        "spread": [round(min(seconds), 3), round(max(seconds), 3)],
-        "repeats": args.repeats,
-        "facts": N_FACTS,
-        "epochs": N_EPOCHS,
-        "prompts": N_PROMPTS,
-        "n_edges": N_EDGES,
-        "candidates_per_cell": n_candidates,
-        "python": platform.python_version(),
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-    }
-    print(json.dumps(result, indent=2))
-    return 0 if result["is_within_limit"] else 1
+    result = measurement(
+        "diff of two epochs",
+        seconds,
+        unit="s",
+        limit=LIMIT_S,
+        facts=N_FACTS,
+        epochs=N_EPOCHS,
+        prompts=N_PROMPTS,
+        n_edges=N_EDGES,
+        candidates_per_cell=n_candidates,
+    )
+    return report("diff_latency", [result], args.out)
 
 
 def _build(run: Path) -> int:
@@ -62,7 +51,8 @@ def _build(run: Path) -> int:
     moved = [0.2 if i % 4 == 0 else 0.0 for i in range(N_FACTS)]
     pair = make_cells(facts, topology, n_edges=N_EDGES, moved=moved)
     write_run(run, facts, {f"ep{i}": pair[i % 2] for i in range(N_EPOCHS)})
-    return round(statistics.mean(len(cell.candidates) for cells in pair for cell in cells))
+    sizes = [len(cell.candidates) for cells in pair for cell in cells]
+    return round(sum(sizes) / len(sizes))
 
 
 def _time(command: list[str]) -> float:

@@ -53,11 +53,11 @@ def overlap_matrix(
         if values.shape[1] < 2:
             continue
         both = known[:, None] & known[None, :]
-        observed, chance, k = _pair_overlaps(values, n_edges, kind)
+        chance, k = _pair_overlaps(values, n_edges, kind)
         own = np.maximum(np.diag(k), 0)
         ceiling = np.sqrt(own[:, None] * own[None, :])
         columns = np.broadcast_to(np.diag(k), k.shape)
-        sums += np.where(both, [observed, chance, k, ceiling, columns], 0)
+        sums += np.where(both, [chance + k * (1 - chance), chance, k, ceiling, columns], 0)
         n_facts += both
     with np.errstate(invalid="ignore", divide="ignore"):
         observed, chance, _, _, columns = sums / n_facts
@@ -75,8 +75,8 @@ def overlap_matrix(
 
 def _pair_overlaps(
     scores: Float[np.ndarray, "epoch prompt candidate"], n_edges: int, items: Items
-) -> tuple[Float[np.ndarray, "epoch epoch"], ...]:
-    """Observed, chance and corrected overlap of halves, mean over the splits."""
+) -> tuple[Float[np.ndarray, "epoch epoch"], Float[np.ndarray, "epoch epoch"]]:
+    """Chance and corrected overlap of halves, mean over the splits."""
     n_epochs, n_prompts, _ = scores.shape
     sides = []
     for members in half_members(split_halves(n_prompts)):
@@ -86,5 +86,6 @@ def _pair_overlaps(
         masks = top_mask(size, n_edges).reshape(n_epochs, len(members), -1)
         sides.append(items.of(masks).swapaxes(0, 1))
     overlap = circuit_overlap(sides[0], sides[1], items)
-    means = [table.mean(0) for table in (overlap.observed, overlap.chance, overlap.corrected)]
-    return tuple((table + table.T) / 2 for table in means)
+    means = [table.mean(0) for table in (overlap.chance, overlap.corrected)]
+    chance, corrected = ((table + table.T) / 2 for table in means)
+    return chance, corrected

@@ -69,7 +69,8 @@ def swap_test(statistics: Sequence[Float[np.ndarray, " relabelling"]]) -> StepTe
     # one more fact is found if its p reaches the next step of Benjamini-Hochberg
     level = ALPHA * min(n_found + 1, len(p)) / len(p)
     needed = _critical(pool, int(level * (1 + len(pool)) + 1e-9) - 1)
-    return StepTest(z=z, spread=spread, p=p, q=q, detectable=needed * spread)
+    detectable = np.where(spread > 0, needed * np.where(spread > 0, spread, 1), np.inf)
+    return StepTest(z=z, spread=spread, p=p, q=q, detectable=detectable)
 
 
 def joint_swap_test(

@@ -43,8 +43,7 @@ class FactOverlap:
         k_ss: Corrected overlap of halves within s; NaN without halves (one prompt).
         k_tt: Within t.
         k_st: Of one half at s with the other half at t.
-        observed_st: Overlap o that k_st corrects.
-        chance_st: Overlap o0 that chance gives it.
+        chance: Overlap o0 that chance gives one half at s with the other at t.
         edges: Share of the splits in which each candidate edge is gained (in both halves at t and
             no half at s), lost (in both at s and none at t) and kept (in all four).
         nodes: The same of each node.
@@ -59,8 +58,7 @@ class FactOverlap:
     k_ss: Float[np.ndarray, " relabelling"]
     k_tt: Float[np.ndarray, " relabelling"]
     k_st: Float[np.ndarray, " relabelling"]
-    observed_st: float
-    chance_st: float
+    chance: float
     edges: Float[np.ndarray, "status candidate"]
     nodes: Float[np.ndarray, "status node"]
     gained: float
@@ -147,7 +145,7 @@ def compare_fact(
     if n_prompts < 2:
         nan = np.array([np.nan])
         return FactOverlap(
-            k_ss=nan, k_tt=nan, k_st=nan, observed_st=np.nan, chance_st=np.nan, edges=edges,
+            k_ss=nan, k_tt=nan, k_st=nan, chance=np.nan, edges=edges,
             nodes=np.zeros((3, len(items["node"].block))),
             gained=np.nan, lost=np.nan, kept=np.nan, **common,
         )  # fmt: skip
@@ -164,8 +162,7 @@ def compare_fact(
         k_ss=pairs.mean(overlap.corrected, 0, 0),
         k_tt=pairs.mean(overlap.corrected, 1, 1),
         k_st=pairs.cross(overlap.corrected),
-        observed_st=float(pairs.cross(overlap.observed)[0]),
-        chance_st=float(pairs.cross(overlap.chance)[0]),
+        chance=float(pairs.cross(overlap.chance)[0]),
         edges=edges, nodes=nodes, gained=gained, lost=lost, kept=kept, **common,
     )  # fmt: skip
 
@@ -199,11 +196,11 @@ def summarise(facts: Sequence[FactOverlap]) -> OverlapSummary:
     """
     if not facts:
         return OverlapSummary(**dict.fromkeys(OverlapSummary.__dataclass_fields__, np.nan))
-    chance = np.array([fact.chance_st for fact in facts])
+    chance = np.array([fact.chance for fact in facts])
+    crossed = np.array([fact.k_st[0] for fact in facts])
     ceiling = np.array([fact.ceiling for fact in facts])
-    observed = np.mean([fact.observed_st for fact in facts])
     return OverlapSummary(
-        jaccard=float(jaccard_from_overlap(observed)),
+        jaccard=float(jaccard_from_overlap(np.mean(chance + crossed * (1 - chance)))),
         ceiling=float(jaccard_from_overlap(np.mean(chance + ceiling * (1 - chance)))),
         chance=float(jaccard_from_overlap(np.mean(chance))),
         gained=float(np.mean([fact.gained for fact in facts])),

@@ -67,7 +67,10 @@ def judge_facts(
     tested = [
         i
         for i, fact in enumerate(facts)
-        if left_out[i] is None and not fact.is_identical and fact.n_prompts > 1 and fact.has_ceiling
+        if left_out[i] is None
+        and not fact.is_identical
+        and fact.n_prompts >= MIN_PROMPTS
+        and fact.has_ceiling
     ]
     n_facts = sum(reason is None for reason in left_out)
     verdicts = [_untested(*pair, n_facts) for pair in zip(facts, left_out, strict=True)]
