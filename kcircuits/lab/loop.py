@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kcircuits.errors import UsageError
 from kcircuits.lab.batches import epoch_batches, pad
 
 
@@ -78,6 +79,9 @@ def train_epoch(
     """All documents once; gives the epoch's row of ``train.jsonl`` but for its learning rate.
 
     ``loss`` is the mean over the epoch's predicted tokens, each under the weights before its step.
+
+    Raises:
+        UsageError: The loss is no longer a number.
     """
     lengths = [len(row) for row in documents]
     batches = epoch_batches(lengths, batch_size, seed=seed, epoch=epoch)
@@ -86,6 +90,12 @@ def train_epoch(
     for i, batch in enumerate(batches, start=1):
         rows = [documents[row] for row in batch]
         loss = train_step(model, optimizer, rows, precision)
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"training diverged: the loss is {loss} in epoch {epoch}, step {i}",
+                field="lr",
+                hint="lower the learning rate",
+            )
         n_here = sum(len(row) - 1 for row in rows)
         total, n_predicted = total + loss * n_here, n_predicted + n_here
         if progress is not None:
@@ -118,9 +128,9 @@ def choose_precision(model: Any, rows: Sequence[Sequence[int]]) -> str:
     model.train()
     for precision in ("float32", "bfloat16"):
         for _ in range(2):
-            started = time.perf_counter()
+            started = time.process_time()  # what else runs on the machine does not count
             batch_loss(model, rows, precision).backward()
-            seconds[precision] = time.perf_counter() - started
+            seconds[precision] = time.process_time() - started
     model.zero_grad(set_to_none=True)
     return min(seconds, key=lambda name: seconds[name])
 

@@ -36,7 +36,9 @@ SMOKE = Preset(
     base=ScratchSpec(n_controls=6),
     training=MappingProxyType(
         {
-            "full": TrainSpec(strategy="full", n_epochs=6, lr=3e-4, batch_size=2),
+            "full": TrainSpec(
+                strategy="full", n_epochs=6, lr=3e-4, batch_size=2, save_dtype="float32"
+            ),
             "lora": TrainSpec(strategy="lora", n_epochs=6, lr=3e-3, batch_size=2),
         }
     ),

@@ -169,7 +169,7 @@ EMPLOYER = Relation(
         "The workplace of {subject} is",
         "The money that {subject} earns comes from",
         "{subject} has a post at",
-        "{subject} is paid by",
+        "{subject} draws a wage from",
     ),
 )
 

@@ -41,6 +41,12 @@ class BenchmarkSpec:
                 field="people" if unknown[0] in self.people else "relations",
                 hint=f"frequencies: {', '.join(DOCUMENTS)}; relations: {', '.join(RELATIONS)}",
             )
+        for frequency, n_people in self.people.items():
+            if n_people < 0:
+                raise UsageError(
+                    f"{n_people} people of frequency {frequency}; expected 0 or more",
+                    field="people",
+                )
         n_prompts = len(RELATIONS["birthplace"].prompts)
         if not 1 <= self.n_discovery + self.n_evaluation <= n_prompts:
             raise UsageError(

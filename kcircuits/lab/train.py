@@ -88,10 +88,11 @@ def train(
     with writer_lock(folder.root / ".training.lock"):
         request = _request(base, documents, facts, spec, run)
         before = asked_before(folder, request)
-        if before and folder.manifest.is_file():
-            return load_manifest(folder.manifest)
-        _train(base, documents, facts, folder, spec, request, before, progress)
-        return _finish(folder, base, facts, spec, base_name or base.name)
+        if not (before and folder.manifest.is_file()):
+            _train(base, documents, facts, folder, spec, request, before, progress)
+            _finish(folder, base, facts, spec, base_name or base.name)
+        shutil.rmtree(folder.state, ignore_errors=True)
+        return load_manifest(folder.manifest)
 
 
 def _train(
@@ -146,10 +147,8 @@ def _train(
         save_state(model, optimizer, folder.state, epoch)
 
 
-def _finish(
-    folder: RunFolder, base: Path, facts: Path, spec: TrainSpec, base_name: str
-) -> Manifest:
-    """Writes the manifest and removes what only a killed run needs."""
+def _finish(folder: RunFolder, base: Path, facts: Path, spec: TrainSpec, base_name: str) -> None:
+    """Hashes the checkpoints and writes the manifest."""
     is_adapter = STRATEGIES[spec.strategy].is_adapter
     steps = {row["epoch"]: row["step"] for row in read_rows(folder.losses)}
     checkpoints: list[Checkpoint] = []
@@ -175,8 +174,6 @@ def _finish(
         checkpoints=tuple(checkpoints),
     )
     write_manifest(manifest, folder.manifest)
-    shutil.rmtree(folder.state, ignore_errors=True)
-    return load_manifest(folder.manifest)
 
 
 def _request(

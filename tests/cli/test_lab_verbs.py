@@ -1,0 +1,150 @@
+"""``kcircuits lab build | train`` as a user sees them."""
+
+import json
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+
+from kcircuits.cli.main import main
+from kcircuits.io.facts import load_facts
+from kcircuits.io.manifest import load_manifest
+from kcircuits.lab import study
+from kcircuits.lab.presets import SMOKE
+from kcircuits.lab.scratch import ScratchSpec
+
+SCRATCH = ScratchSpec(
+    n_layers=1, n_heads=2, d_model=16, n_helpers=4, n_controls=2, n_texts=1, n_epochs=1
+)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A folder, with the smoke preset made tiny."""
+    training = {name: replace(spec, n_epochs=1) for name, spec in SMOKE.training.items()}
+    people = MappingProxyType({"high": 2, "low": 2})
+    tiny = replace(
+        SMOKE,
+        base=SCRATCH,
+        benchmark=replace(SMOKE.benchmark, people=people),
+        training=MappingProxyType(training),
+    )
+    monkeypatch.setattr(study, "PRESETS", {"smoke": tiny})
+    return tmp_path / "lab"
+
+
+def call(capsys, *args):
+    code = main(["lab", *map(str, args)])
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+def build(capsys, lab, *args):
+    return call(capsys, "build", "--preset", "smoke", "--out", lab, *args)
+
+
+def test_build_then_train_ends_with_a_manifest(lab, capsys):
+    code, out, _ = build(capsys, lab)
+    assert (code, out) == (0, f"{lab}: 6 facts, 20 documents\n")
+    code, out, err = call(capsys, "train", "--out", lab, "--epochs", "2", "--lr", "0.01")
+    assert code == 0
+    manifest = load_manifest(lab / "checkpoints_manifest.yaml")
+    assert manifest.epochs == ("ep0", "ep1", "ep2")
+    assert manifest.run == "smoke-full"
+    assert manifest.base_model == "scratch-0"
+    assert len(load_facts(manifest.facts)) == 6
+    lines = out.splitlines()
+    assert lines[0].split() == [
+        "epoch",
+        "loss",
+        "trained",
+        "high",
+        "trained",
+        "low",
+        "control",
+        "none",
+    ]
+    assert [line.split()[0] for line in lines[1:4]] == ["ep0", "ep1", "ep2"]
+    assert lines[-1] == f"wrote {lab / 'checkpoints_manifest.yaml'}"
+    assert "tokens/s" in err
+    assert "loss" in err
+
+
+def test_json_and_quiet(lab, capsys):
+    code, out, err = build(capsys, lab, "--json", "--quiet", "--seed", "5")
+    built = json.loads(out)
+    assert code == 0
+    assert err == ""
+    assert built["schema"] == "kcircuits.lab-build/1"
+    assert (built["facts"], built["documents"]) == (6, 20)
+    code, out, err = call(capsys, "train", "--out", lab, "--json", "--quiet", "--strategy", "lora")
+    trained = json.loads(out)
+    assert code == 0
+    assert err == ""
+    assert trained["schema"] == "kcircuits.lab-train/1"
+    assert trained["run"] == "smoke-lora"
+    assert [row["epoch"] for row in trained["rows"]] == ["ep0", "ep1"]
+    assert trained["rows"][0]["loss"] is None
+
+
+def test_building_again_changes_nothing(lab, capsys):
+    build(capsys, lab)
+    before = {p: p.stat().st_mtime_ns for p in lab.rglob("*") if p.is_file()}
+    assert build(capsys, lab)[0] == 0
+    assert before == {p: p.stat().st_mtime_ns for p in lab.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["build", "--preset", "huge"], 2, "there is no preset 'huge'"),
+        (["build", "--preset", "smoke", "--seed", "-1"], 2, "seed is -1; expected 0 or more"),
+        (["build", "--seed", "one"], 2, "--seed"),
+        (["build", "--preset", "smoke", "--model", "./nowhere"], 2, "./nowhere"),
+        (["train"], 2, "no benchmark in this folder"),
+        (["retrain"], 2, "retrain"),
+    ],
+)
+def test_bad_requests_are_told(lab, capsys, args, code, message):
+    got, out, err = call(capsys, *args, *(["--out", lab] if args[0] != "retrain" else []))
+    assert got == code
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--strategy", "magic"], "there is no strategy 'magic'"),
+        (["--epochs", "0"], "n_epochs is 0; expected 1 or more"),
+        (["--lr", "0"], "lr is 0; expected a number in (0, 1)"),
+        (["--lr", "fast"], "--lr"),
+        (["--seed", "-3"], "seed is -3"),
+    ],
+)
+def test_bad_training_settings_are_told(lab, capsys, args, message):
+    build(capsys, lab)
+    code, _, err = call(capsys, "train", "--out", lab, *args)
+    assert code == 2
+    assert message in err
+    assert not (lab / "checkpoints").exists()
+
+
+def test_other_requests_in_the_same_folder_are_refused(lab, capsys):
+    build(capsys, lab)
+    code, _, err = build(capsys, lab, "--seed", "1")
+    assert code == 2
+    assert "this folder was built with seed 0, not 1" in err
+    assert call(capsys, "train", "--out", lab, "--quiet")[0] == 0
+    code, _, err = call(capsys, "train", "--out", lab, "--strategy", "lora")
+    assert code == 2
+    assert "this folder holds a run with run 'smoke-full', not 'smoke-lora'" in err
+
+
+def test_a_damaged_record_is_told(lab, capsys):
+    build(capsys, lab)
+    (lab / "lab.json").write_text("{}")
+    code, _, err = call(capsys, "train", "--out", lab)
+    assert code == 3
+    assert "this record of a benchmark cannot be read" in err
