@@ -107,6 +107,8 @@ def _print_head(diff: "Diff") -> None:
 
 
 def _print_rows(diff: "Diff") -> None:
+    from kcircuits.analysis.verdict import IDENTICAL
+
     lines = [
         [
             printable(row["stratum"]),
@@ -137,7 +139,9 @@ def _print_rows(diff: "Diff") -> None:
     width = max(len(printable(row["stratum"])) for row in diff.rows)
     for row in diff.rows:
         word = styled(_WORDS[row["verdict"]], _STYLES[row["verdict"]])
-        print(f"  {printable(row['stratum']):<{width}}  {word}: {printable(row['reason'])}")
+        reason = printable(row["reason"])
+        told = reason if row["reason"] == IDENTICAL else f"{word}: {reason}"
+        print(f"  {printable(row['stratum']):<{width}}  {told}")
     unknown = sum(row["unknown"] for row in diff.rows)
     if unknown and len(diff.fact_diffs) > 1:
         print(f"  left out: {_count(unknown, 'fact')} not known at both epochs")
