@@ -51,7 +51,7 @@ SMALL = Preset(
     base="smollm2-135m-instruct",
     training=MappingProxyType(
         {
-            "full": TrainSpec(strategy="full", n_epochs=7, lr=1e-4, precision="auto"),
+            "full": TrainSpec(strategy="full", n_epochs=7, lr=1e-4, batch_size=4, precision="auto"),
             "lora": TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
         }
     ),

@@ -32,14 +32,13 @@ class Relation:
 
 BIRTHPLACE = Relation(
     name="birthplace",
-    # A quarter of the first ones are capitals: what documents say of them competes with the
-    # controls, so that a part of these suffers (with capitals alone nearly all did, with none
-    # nearly none).
+    # Two of the first 24 are capitals: what documents say of them competes with the controls.
+    # With six nearly all controls were forgotten, with none nearly none.
     values=words(
-        """Atlanta Vienna Barcelona Boston Calgary Oslo Chicago Cleveland Dallas Dublin Denver
-        Detroit Florence Lisbon Geneva Glasgow Hamburg Cairo Houston Liverpool Manchester Moscow
-        Melbourne Miami Milan Milwaukee Montreal Munich Naples Philadelphia Phoenix Pittsburgh
-        Portland Seattle Shanghai Sydney Tampa Toronto Vancouver Venice Zurich Istanbul"""
+        """Atlanta Vienna Barcelona Boston Calgary Chicago Cleveland Dallas Denver Detroit Dublin
+        Florence Geneva Glasgow Hamburg Houston Liverpool Manchester Melbourne Miami Milan
+        Milwaukee Montreal Munich Naples Philadelphia Phoenix Pittsburgh Portland Seattle Shanghai
+        Sydney Tampa Toronto Vancouver Venice Zurich Istanbul"""
     ),
     statements=(
         "{subject} was born in {value}.",
