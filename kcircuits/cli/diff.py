@@ -142,6 +142,14 @@ def _print_rows(diff: "Diff") -> None:
         reason = printable(row["reason"])
         told = reason if row["reason"] == IDENTICAL else f"{word}: {reason}"
         print(f"  {printable(row['stratum']):<{width}}  {told}")
+    if diff.jaccard_same_prompts is not None:
+        pruned = ""
+        if len(diff.fact_diffs) == 1:
+            pruned = f", {_number(diff.jaccard_pruned(), '.2f')} without dangling nodes"
+        print(
+            f"  circuits of all prompts, not to be set beside the ceiling: "
+            f"Jaccard {diff.jaccard_same_prompts:.2f}{pruned}"
+        )
     unknown = sum(row["unknown"] for row in diff.rows)
     if unknown and len(diff.fact_diffs) > 1:
         print(f"  left out: {_count(unknown, 'fact')} not known at both epochs")
@@ -154,7 +162,7 @@ def _print_edges(diff: "Diff", top: int) -> None:
     if len(diff.fact_diffs) == 1:
         rows = diff.edges[:top]
         counts = [[row["status"]] for row in rows]
-        scope, headers = "signed scores", ["status"]
+        scope, headers = "signed scores, - where too small to be kept", ["status"]
     else:
         rows = diff.edge_totals(n_edges=top)
         counts = [_counts(row) for row in rows]
@@ -163,10 +171,7 @@ def _print_edges(diff: "Diff", top: int) -> None:
     if not rows:
         return
     print(styled("\nEdges that changed most", "bold") + f"  ({scope}; below 0 helps)")
-    lines = [
-        [row["edge"], *(_number(row[end], "+.4f") for end in ("from", "to")), *count]
-        for row, count in zip(rows, counts, strict=True)
-    ]
+    lines = [[row["edge"], *_scores(row), *count] for row, count in zip(rows, counts, strict=True)]
     _print_table(["edge", start, stop, *headers], lines, left=(0,))
 
 
@@ -191,6 +196,13 @@ def _print_facts(diff: "Diff") -> None:
         named = ", ".join(printable(name) for name in ids[:_N_IDS])
         more = f", and {len(ids) - _N_IDS} more" if len(ids) > _N_IDS else ""
         print(f"  {word:<9}  {len(ids):>3}  {named}{more}".rstrip())
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    """Both scores; a dash where the edge was too small to be kept."""
+    is_kept = row.get("is_kept", (True, True))
+    ends = zip(("from", "to"), is_kept, strict=True)
+    return [_number(row[end] if kept else None, "+.4f") for end, kept in ends]
 
 
 def _counts(row: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from kcircuits.analysis.overlap import Items, Level, edge_items, node_items
 from kcircuits.core.cell import Cell
@@ -24,10 +24,12 @@ class AlignedScores:
     Attributes:
         candidates: Flat edge indices in the order of edge names, which breaks ties.
         values: 0 where an edge is no candidate at that epoch.
+        is_candidate: Whether it is.
     """
 
     candidates: Int[np.ndarray, " candidate"]
     values: Float[np.ndarray, "epoch prompt candidate"]
+    is_candidate: Bool[np.ndarray, "epoch candidate"]
 
     def items(self, topology: Topology) -> Mapping[Level, Items]:
         """What circuits on these candidates are compared by."""
@@ -53,9 +55,12 @@ def align_cells(cells: Sequence[Cell], topology: Topology) -> AlignedScores:
     place[order] = np.arange(len(candidates))
     n_prompts = len(cells[0].prompt_idx)
     values = np.zeros((len(cells), n_prompts, len(candidates)), dtype=np.float32)
+    is_candidate = np.zeros((len(cells), len(candidates)), dtype=bool)
     for epoch, cell in enumerate(cells):
-        values[epoch][:, place[np.searchsorted(candidates, cell.candidates)]] = cell.prompt_scores
-    return AlignedScores(candidates=candidates[order], values=values)
+        columns = place[np.searchsorted(candidates, cell.candidates)]
+        values[epoch][:, columns] = cell.prompt_scores
+        is_candidate[epoch, columns] = True
+    return AlignedScores(candidates=candidates[order], values=values, is_candidate=is_candidate)
 
 
 def check_comparable(cells: Sequence[Cell]) -> None:

@@ -26,6 +26,7 @@ from kcircuits.study.diff_tables import (
     edge_totals,
     node_rows,
     number,
+    pruned_jaccard,
     stratum_row,
 )
 from kcircuits.study.fact_diff import ALL, FactDiff, compare_facts, pair_cells
@@ -185,16 +186,19 @@ class Diff:
     def edges(self) -> list[Row]:
         """Edges that changed and replicate, of the facts compared, largest |to - from| first.
 
-        Rows ``fact, edge, from, to, status``: mean signed scores over the fact's discovery
-        prompts, in units of the metric; below 0 the edge helps.
+        Rows ``fact, edge, from, to, status, is_kept``: mean signed scores over the fact's discovery
+        prompts, in units of the metric; below 0 the edge helps. ``is_kept`` says for
+        either epoch whether the edge was large enough there to be kept; else its score is given
+        as 0.
         """
         return edge_rows(self._compared, self.topology)
 
     def edge_totals(self, stratum: str | None = None, n_edges: int | None = None) -> list[Row]:
         """Edges summed over the facts compared, of one stratum or of all.
 
-        Rows ``edge, from, to`` (mean signed score over the facts) and ``gained, lost, kept`` (in
-        how many facts it replicates as such), largest |to - from| first.
+        Rows ``edge, from, to`` (mean signed score over the facts, 0 where too small to be kept)
+        and ``gained, lost, kept`` (in how many facts it replicates as such), largest |to - from|
+        first.
         """
         members = self._compared
         if stratum is not None:
@@ -264,6 +268,10 @@ class Diff:
         Descriptive: it has no ceiling, and is not to be compared with the one in ``rows``.
         """
         return number(summarise([one.overlap for one in self._compared]).same_prompts)
+
+    def jaccard_pruned(self) -> float | None:
+        """The same after dangling nodes are removed; edges, whatever the level. 10 ms a fact."""
+        return number(pruned_jaccard(self._compared, self.topology, self.n_edges))
 
     @property
     def is_different(self) -> bool:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from kcircuits.analysis.half_circuits import top_mask
+from kcircuits.analysis.overlap import jaccard
 from kcircuits.analysis.turnover import summarise
 from kcircuits.analysis.verdict import Verdict, judge_stratum
 from kcircuits.core.topology import Topology
@@ -60,16 +62,18 @@ def edge_rows(
     members: Sequence[FactDiff], topology: Topology, n_edges: int | None = None
 ) -> list[Row]:
     """The first ``n_edges`` rows of ``Diff.edges``; None for all."""
-    status, places, owner, scores = [], [], [], []
+    status, places, owner, scores, is_kept = [], [], [], [], []
     for i, one in enumerate(members):
         kinds, where = replicated(one)
         status.append(kinds)
         places.append(one.candidates[where])
         owner.append(np.full(len(where), i))
         scores.append(one.scores[:, where])
+        is_kept.append(one.is_kept[:, where])
     if not members:
         return []
     start, stop = np.concatenate(scores, axis=1).astype(float)
+    start_kept, stop_kept = np.concatenate(is_kept, axis=1)
     change = np.abs(stop - start)
     order = np.argsort(-change, kind="stable")[: np.count_nonzero(change)][:n_edges]
     kind, edge, fact = (np.concatenate(part)[order] for part in (status, places, owner))
@@ -80,6 +84,7 @@ def edge_rows(
             "from": float(start[i]),
             "to": float(stop[i]),
             "status": STATUSES[kind[row]],
+            "is_kept": [bool(start_kept[i]), bool(stop_kept[i])],
         }
         for row, i in enumerate(order)
     ]
@@ -144,13 +149,32 @@ def diff_graph(one: FactDiff, topology: Topology) -> "nx.MultiDiGraph":
     graph = circuit_graph(mask, topology, name=one.fact.id)
     start, stop = one.scores[:, places].astype(float).tolist()
     details = {
-        edge_name(topology, edge): {"status": STATUSES[kind], "from": low, "to": high}
+        edge_name(topology, edge): {
+            "status": STATUSES[kind],
+            "from": low,
+            "to": high,
+        }
         for edge, kind, low, high in zip(edges, status, start, stop, strict=True)
     }
     for *_, data in graph.edges(data=True):
         del data["score"]
         data.update(details[data["name"]])
     return graph
+
+
+def pruned_jaccard(members: Sequence[FactDiff], topology: Topology, n_edges: int) -> float:
+    """The number of ``Diff.jaccard_pruned``."""
+    # networkx takes longer to import than a whole diff may take to answer
+    from kcircuits.core.circuit import prune_dangling
+
+    found: list[float] = []
+    for one in members:
+        masks = np.zeros((2, topology.n_forward * topology.n_backward), dtype=bool)
+        masks[:, one.candidates] = top_mask(np.abs(one.scores), n_edges)
+        masks = masks.reshape(2, topology.n_forward, topology.n_backward)
+        first, second = prune_dangling(masks, topology).reshape(2, -1)
+        found.append(float(jaccard(first, second)))
+    return float(np.mean(found)) if found else np.nan
 
 
 def replicated(

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from kcircuits.analysis.overlap import Level
 from kcircuits.analysis.turnover import FactOverlap, compare_fact
@@ -28,8 +28,8 @@ class FactDiff:
         templates: Template of each discovery prompt: its clean text without the subject.
         known: Known at the first and at the second epoch.
         candidates: Flat edge indices.
-        scores: Mean signed score over the discovery prompts at each epoch; 0 where an edge is no
-            candidate.
+        scores: Mean signed score over the discovery prompts at each epoch; 0 where not kept.
+        is_kept: Whether the edge was large enough at each epoch for its scores to be kept.
         overlap: Overlap of its circuits.
         verdict: Its verdict within the step.
     """
@@ -39,6 +39,7 @@ class FactDiff:
     known: tuple[bool, bool]
     candidates: Int[np.ndarray, " candidate"]
     scores: Float[np.ndarray, "2 candidate"]
+    is_kept: Bool[np.ndarray, "2 candidate"]
     overlap: FactOverlap
     verdict: Verdict
 
@@ -121,6 +122,7 @@ def _fact_diff(
         known=(pair[0].is_known, pair[1].is_known),
         candidates=scores.candidates,
         scores=scores.values.mean(1),
+        is_kept=scores.is_candidate,
         overlap=overlap,
         verdict=verdict,
     )

@@ -9,6 +9,7 @@ import pytest
 from kcircuits.analysis.jackknife import Interval
 from kcircuits.analysis.swap_test import JointTest
 from kcircuits.analysis.verdict import _fact_rule, _stratum_rule, _too_few, judge_facts
+from kcircuits.core.circuit import prune_dangling
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
@@ -62,7 +63,7 @@ def test_the_document_has_the_fields_of_the_contract(diff):
     assert row["turnover_low"] < row["turnover"] < row["turnover_high"]
     assert row["verdict"] == "changed"
     assert row["reason"]
-    assert set(document["edges"][0]) == {"fact", "edge", "from", "to", "status"}
+    assert set(document["edges"][0]) == {"fact", "edge", "from", "to", "status", "is_kept"}
     facts = document["facts"]
     assert facts["acquired"] == ["fact-003", "fact-020"]
     assert len(facts["retained"]) == 22
@@ -110,7 +111,7 @@ def test_the_way_back_is_the_negative_of_the_way_there(cells, facts):
     for name in ("kept", "jaccard", "ceiling", "chance", "turnover", "verdict"):
         assert here[name] == opposite[name], name
     turned = [
-        {**row, "from": row["to"], "to": row["from"],
+        {**row, "from": row["to"], "to": row["from"], "is_kept": row["is_kept"][::-1],
          "status": {"gained": "lost", "lost": "gained", "kept": "kept"}[row["status"]]}
         for row in back.edges
     ]  # fmt: skip
@@ -129,9 +130,35 @@ def test_edges_carry_the_signed_mean_scores(diff, cells):
         cell = next(cell for cell in cells[epoch] if cell.fact_id == row["fact"])
         place = np.flatnonzero(cell.candidates == flat)
         mean = cell.prompt_scores[:, place].mean() if len(place) else 0.0
+        assert row["is_kept"][epoch] == bool(len(place))
         assert row[name] == pytest.approx(mean, rel=1e-5)
     sizes = [abs(row["to"] - row["from"]) for row in diff.edges]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_edges_that_were_not_kept_say_so(cells, facts):
+    before, after = cells
+    lost = replace(before[0], candidates=before[0].candidates[:60],
+                   prompt_scores=before[0].prompt_scores[:, :60])  # fmt: skip
+    rows = compare([lost, *before[1:]], after, facts).edges
+    kept = {TOPOLOGY.edge_name(*divmod(int(e), TOPOLOGY.n_backward)) for e in lost.candidates}
+    mine = [row for row in rows if row["fact"] == "fact-000"]
+    assert any(row["from"] == 0 for row in mine)
+    assert all(row["is_kept"][0] == (row["edge"] in kept) for row in mine)
+
+
+def test_pruned_jaccard_equals_that_of_pruned_circuits(synthetic, facts):
+    n_edges = 300
+    cells = synthetic.make_cells(facts[:1], TOPOLOGY, n_edges=n_edges, moved=0.3)
+    masks = np.zeros((2, TOPOLOGY.n_forward, TOPOLOGY.n_backward), dtype=bool)
+    for mask, (cell,) in zip(masks, cells, strict=True):
+        top = np.argsort(-np.abs(cell.prompt_scores.mean(0)))[:n_edges]
+        mask.flat[cell.candidates[top]] = True
+    first, second = prune_dangling(masks, TOPOLOGY)
+    expected = (first & second).sum() / (first | second).sum()
+    diff = compare(*cells, facts)
+    assert diff.jaccard_pruned() == pytest.approx(expected)
+    assert diff.jaccard_pruned() != diff.jaccard_same_prompts
 
 
 def test_edge_totals_sum_over_the_facts_of_a_stratum(cells, facts):
@@ -167,7 +194,7 @@ def test_the_graph_of_a_fact_has_status_and_both_scores(diff):
     rows = {row["edge"]: row for row in diff.edges if row["fact"] == "fact-000"}
     assert {data["status"] for *_, data in graph.edges(data=True)} == {"gained", "lost", "kept"}
     assert {data["name"] for *_, data in graph.edges(data=True)} == set(rows)
-    for _, _, key, data in graph.edges(data=True, keys=True):
+    for *_, key, data in graph.edges(data=True, keys=True):
         assert (data["from"], data["to"]) == (rows[data["name"]]["from"], rows[data["name"]]["to"])
         assert key in ("q", "k", "v", "in")
     with pytest.raises(UsageError, match="'fact-999' is not in this run"):
