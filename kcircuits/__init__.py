@@ -32,7 +32,7 @@ _PUBLIC = {
     "tokenize": "kcircuits.models",
 }
 
-__all__ = ["KCircuitsError", "__version__", *_PUBLIC]  # noqa: PLE0604  # names of lazy attributes
+__all__ = ["KCircuitsError", "__version__", *_PUBLIC]  # names of lazy attributes
 
 
 def __getattr__(name: str) -> Any:

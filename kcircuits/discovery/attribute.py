@@ -13,6 +13,7 @@ from kcircuits.discovery.method import Method
 from kcircuits.discovery.registry import get_method
 from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, parse_memory, recorded_bytes
 from kcircuits.engine.metrics import get_metric
+from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.models import Model
@@ -66,7 +67,7 @@ def attribute(
         raise UsageError(f"reduce is {reduce!r}; expected fact or prompt", field="reduce")
     batch = batch.with_use("discovery")
     _require_prompts(batch)
-    weights = model.weights
+    weights = checked_weights(model)
 
     def score(rows: TokenRows) -> torch.Tensor:
         return chosen.score(weights, rows, measured, settings)

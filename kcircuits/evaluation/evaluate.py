@@ -16,6 +16,7 @@ from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, masked_bytes, parse_
 from kcircuits.engine.forward import embed, forward, run_prefix, unembed
 from kcircuits.engine.masked import ABLATIONS, Ablation, ablate_all, circuit_logits
 from kcircuits.engine.metrics import Metric, get_metric
+from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.models import Model
@@ -74,7 +75,7 @@ def evaluate(
         )
     if k < 1:
         raise UsageError(f"k is {k}; expected at least 1", field="k")
-    weights = model.weights
+    weights = checked_weights(model)
     if circuits.topology != weights.topology:
         raise UsageError(
             f"the circuits belong to {circuits.topology}, the model is {weights.topology}",

@@ -15,6 +15,7 @@ from torch import Tensor
 from kcircuits.core.batch import PromptBatch
 from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, masked_bytes, parse_memory
 from kcircuits.engine.forward import embed, forward
+from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.models import Model
 
@@ -36,7 +37,7 @@ def probe(
         One row per prompt, in batch order: see ``answer_statistics``.
     """
     batch = probe_rows(batch)
-    weights = model.weights
+    weights = checked_weights(model)
     n_bytes = masked_bytes(weights, batch.clean.shape[1])
     rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
     for index in chunks(batch, n_bytes, parse_memory(memory)):

@@ -27,7 +27,13 @@ from kcircuits.io.checkpoint_files import (
 )
 from kcircuits.models.adapters import check_base, merged, with_adapter
 from kcircuits.models.hooked import build_hooked, hooked_config, owned_state, set_rotary_tables
-from kcircuits.models.parity import BOUNDS, check_parity, logits_of, probe_tokens
+from kcircuits.models.parity import (
+    BOUNDS,
+    ProbeLogits,
+    check_parity,
+    logits_of,
+    probe_tokens,
+)
 from kcircuits.models.quiet import quiet
 from kcircuits.models.reference import (
     double_throughout,
@@ -52,6 +58,8 @@ class Model:
         dtype: Floating-point type of the weights.
         device: Where they live.
         source: The checkpoint they came from.
+        probe: Fixed tokens and the plain transformers/PEFT model's logits for them, by which any
+            other implementation of this model can be checked.
     """
 
     hooked: HookedTransformer
@@ -61,6 +69,7 @@ class Model:
     dtype: torch.dtype
     device: torch.device
     source: Checkpoint
+    probe: ProbeLogits
 
     @property
     def topology(self) -> Topology:
@@ -116,7 +125,7 @@ def load_model(
     adapter = None if checkpoint.adapter is None else adapter_files(checkpoint.adapter)
     digest = _checked_hash(checkpoint, is_declared=isinstance(source, Checkpoint))
     with quiet():
-        hooked = _load_hooked(checkpoint, files, adapter, dtype, torch.device(device))
+        hooked, probe = _load_hooked(checkpoint, files, adapter, dtype, torch.device(device))
         tokenizer = _load_tokenizer(adapter if adapter and adapter.has_tokenizer else files)
     hooked.cfg.model_name = digest
     return Model(
@@ -127,6 +136,7 @@ def load_model(
         dtype=dtype,
         device=torch.device(device),
         source=checkpoint,
+        probe=probe,
     )
 
 
@@ -185,8 +195,8 @@ def _load_hooked(
     adapter: CheckpointFiles | None,
     dtype: torch.dtype,
     device: torch.device,
-) -> HookedTransformer:
-    """The HookedTransformer, its logits compared with those of the plain model.
+) -> tuple[HookedTransformer, ProbeLogits]:
+    """The HookedTransformer, and the plain model's logits that it was compared with.
 
     The comparison for bfloat16 runs in float32, where a wrong model cannot hide behind rounding;
     the weights are rounded after it. That for float64 runs with rotary tables in float64, which
@@ -213,7 +223,7 @@ def _load_hooked(
     elif dtype != exact:
         hooked = _rounded(hooked, hooked_config(family, config, dtype), state, device)
         check_parity(logits_of(hooked, tokens), expected, dtype, where)
-    return hooked
+    return hooked, ProbeLogits(tokens=tokens.to(device), last=expected[:, -1])
 
 
 def _rounded(

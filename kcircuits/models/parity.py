@@ -5,6 +5,7 @@ embeddings change the numbers and nothing else. So every checkpoint that is load
 same fixed tokens in both implementations.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,16 @@ from kcircuits.errors import CheckpointError
 # rounding the weights left the same model: 8 bits of mantissa through some dozen layers.
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 5e-2}
 _N_POS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeLogits:
+    """Fixed tokens, and the plain model's logits after the last of them."""
+
+    tokens: Int[Tensor, "prompt pos"]
+    last: Float[Tensor, "prompt d_vocab"]
+
+
 # Sliding windows longer than this are not crossed by the probe: it would cost more than it tells.
 _MAX_WINDOW = 1024
 
@@ -42,8 +53,8 @@ def logits_of(model: Any, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "p
 
 
 def check_parity(
-    logits: Float[Tensor, "prompt pos d_vocab"],
-    reference: Float[Tensor, "prompt pos d_vocab"],
+    logits: Float[Tensor, "prompt *pos d_vocab"],
+    reference: Float[Tensor, "prompt *pos d_vocab"],
     dtype: torch.dtype,
     where: object,
 ) -> None:

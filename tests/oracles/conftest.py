@@ -9,6 +9,8 @@ import torch
 
 import kcircuits as kc
 from kcircuits.core.topology import Topology
+from kcircuits.engine.forward import embed, forward
+from kcircuits.models.parity import ProbeLogits
 from kcircuits.models.weights import (
     AttentionWeights,
     MlpWeights,
@@ -28,6 +30,14 @@ class TinyModel:
     def __init__(self, weights: TransformerWeights) -> None:
         self.weights = weights
         self.topology = weights.topology
+
+    @property
+    def probe(self) -> ProbeLogits:
+        """There is no plain model to agree with: the engine agrees with itself."""
+        tokens = torch.arange(3)[None]
+        with torch.no_grad():
+            last = forward(self.weights, embed(self.weights, tokens), torch.tensor([2]))
+        return ProbeLogits(tokens=tokens, last=last)
 
 
 STYLES: dict[str, dict[str, Any]] = {
