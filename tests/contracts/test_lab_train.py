@@ -249,10 +249,12 @@ def test_a_finished_run_is_not_repeated_and_another_request_is_refused(finished,
 
 
 def test_global_random_state_is_left_alone(world, tmp_path):
-    before = torch.get_rng_state(), np.random.get_state()[1].tobytes()  # noqa: NPY002
-    run(world, tmp_path, strategy="lora", n_epochs=1)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tobytes()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(987)  # not a state that an earlier run of the same seed could leave
+        before = torch.get_rng_state(), np.random.get_state()[1].tobytes()  # noqa: NPY002
+        run(world, tmp_path, strategy="lora", n_epochs=1)
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1] == np.random.get_state()[1].tobytes()  # noqa: NPY002
 
 
 def test_weights_as_saved_are_rounded_inside_and_restored_after(world):
