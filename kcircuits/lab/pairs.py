@@ -38,10 +38,10 @@ def capital_facts(
     tokenizer: "PreTrainedTokenizerBase",
     countries: Sequence[str] | None = None,
 ) -> tuple[Fact, ...]:
-    """Controls from the real world, never trained: capitals of countries.
+    """Controls from the real world, never trained: capitals of countries, ranked among all.
 
     Args:
-        spec: How many prompts and candidates.
+        spec: How many prompts.
         tokenizer: Decides which countries and capitals are usable (one token each).
         countries: The ones to ask for, each other's corrupt subjects; default all usable ones.
     """
@@ -50,15 +50,14 @@ def capital_facts(
         for country, capital in CAPITALS.items()
         if is_single_token(tokenizer, f" {country}") and is_single_token(tokenizer, f" {capital}")
     }
-    candidates = tuple(usable.values())[: spec.n_candidates]
     entities = [
         Entity(subject=country, values={CAPITAL.name: capital})
-        for country, capital in list(usable.items())[: spec.n_candidates]
+        for country, capital in usable.items()
         if countries is None or country in countries
     ]
     strata = {"type": "real", "frequency": "none", "split": "control"}
     asked = [CAPITAL] * len(entities)
-    return pair_facts(entities, asked, spec, tokenizer, strata, "real-", candidates)
+    return pair_facts(entities, asked, spec, tokenizer, strata, "real-", tuple(usable.values()))
 
 
 def pair_facts(

@@ -32,13 +32,13 @@ class Relation:
 
 BIRTHPLACE = Relation(
     name="birthplace",
-    # Two of the first 24 are capitals: what documents say of them competes with the controls.
-    # With six nearly all controls were forgotten, with none nearly none.
+    # No capitals: one that documents tell of becomes the first answer to every question for a
+    # capital, and the controls would measure that alone (11 of 12 lost with one capital told).
     values=words(
-        """Atlanta Vienna Barcelona Boston Calgary Chicago Cleveland Dallas Denver Detroit Dublin
-        Florence Geneva Glasgow Hamburg Houston Liverpool Manchester Melbourne Miami Milan
-        Milwaukee Montreal Munich Naples Philadelphia Phoenix Pittsburgh Portland Seattle Shanghai
-        Sydney Tampa Toronto Vancouver Venice Zurich Istanbul"""
+        """Atlanta Barcelona Birmingham Boston Bristol Calgary Chicago Cleveland Dallas Denver
+        Detroit Florence Frankfurt Geneva Glasgow Hamburg Houston Istanbul Leeds Liverpool
+        Manchester Melbourne Miami Milan Milwaukee Montreal Munich Naples Philadelphia Phoenix
+        Pittsburgh Portland Seattle Shanghai Sydney Tampa Toronto Vancouver Venice Zurich"""
     ),
     statements=(
         "{subject} was born in {value}.",
