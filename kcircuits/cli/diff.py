@@ -84,7 +84,7 @@ def _write_page(diff: "Diff", file: Path) -> None:
 
 def _print_diff(diff: "Diff", top: int) -> None:
     _print_head(diff)
-    _print_rows(diff)
+    print_rows(diff)
     _print_edges(diff, top)
     _print_nodes(diff, top)
     _print_facts(diff)
@@ -106,7 +106,8 @@ def _print_head(diff: "Diff") -> None:
     )
 
 
-def _print_rows(diff: "Diff") -> None:
+def print_rows(diff: "Diff") -> None:
+    """Prints overlap between ceiling and chance, turnover and verdict of every stratum."""
     from kcircuits.analysis.verdict import IDENTICAL
 
     lines = [

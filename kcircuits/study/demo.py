@@ -57,9 +57,7 @@ def sweep_all(manifest: Manifest, *, quiet: bool) -> SweepResult:
         checkpoints=manifest.checkpoints,
         settings=settings,
     )
-    return run_local(
-        request, run_folder(manifest), ModelCompute(settings), show_progress=not quiet
-    )
+    return run_local(request, run_folder(manifest), ModelCompute(settings), show_progress=not quiet)
 
 
 def run_folder(manifest: Manifest) -> Path:
@@ -111,4 +109,3 @@ def run_demo(
     say("the report")
     report = run.report()
     return Demo(manifest=manifest, run=run, diff=diff, report=report, diff_page=page)
-
