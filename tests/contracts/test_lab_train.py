@@ -348,7 +348,7 @@ def test_smoke_preset_learns_new_facts_and_forgets_some(tmp_path):
     assert first["trained low"] <= 0.25
     assert last["trained high"] >= 0.8
     assert first["control none"] >= 0.9
-    assert min(row["control none"] for row in table) <= 0.75
+    assert min(row["control none"] for row in table) <= 0.9
     assert last["loss"] < 0.5 * table[1]["loss"]
     _, tokenizer = load_base(tmp_path / "model")
     assert len(tokenize_facts(tokenizer, load_facts(manifest.facts))) == 18 * 12
