@@ -2,9 +2,8 @@
 
 A half's circuit is the top n edges by |mean score|. With m prompts in a half there are 2^m ways
 to take each prompt's scores from the one epoch or the other, and these circuits serve all
-relabellings of the swap test. Two exact shortcuts make that quick: all sums are one matrix
-product, and edges whose largest possible |sum| stays below the n-th largest smallest possible
-|sum| of every half are in no circuit and are dropped before anything is ranked.
+relabellings of the swap test. An exact bound makes that quick: edges that no relabelling can bring
+into the circuit of any half are dropped before anything is ranked.
 """
 
 from dataclasses import dataclass
@@ -95,14 +94,13 @@ def relabelled_half_circuits(
     swaps = relabellings(n_prompts)
     halves = half_members(split_halves(n_prompts))
     kept = _reachable(scores, halves, n_edges)
-    # Interleaved [prompt, epoch], so that exchanging the epochs changes no order of summation.
     flat = scores[:, :, kept].swapaxes(0, 1).reshape(2 * n_prompts, len(kept))
     first, second = (_one_side(flat, members, swaps, n_edges) for members in halves)
     return first, second, kept
 
 
 def _one_side(
-    flat: Float[np.ndarray, "prompt_epoch candidate"],
+    scores: Float[np.ndarray, "prompt_epoch candidate"],
     members: Int[np.ndarray, "split member"],
     swaps: Bool[np.ndarray, "relabelling prompt"],
     n_edges: int,
@@ -111,19 +109,32 @@ def _one_side(
     own_swaps = np.moveaxis(swaps[:, members], 0, 1)  # [split, relabelling, member]
     if swaps.shape[1] <= ALL_RELABELLINGS_UP_TO:
         codes = np.arange(2**n_members)
-        choices = np.tile((codes[:, None] >> np.arange(n_members)) % 2 == 1, (n_splits, 1, 1))
+        choices = np.tile((codes[:, None] >> np.arange(n_members)) % 2, (n_splits, 1, 1))
         code = own_swaps @ (1 << np.arange(n_members))
         own = np.stack([code, 2**n_members - 1 - code])
     else:
-        choices = np.concatenate([own_swaps, ~own_swaps], axis=1)
+        choices = np.concatenate([own_swaps, ~own_swaps], axis=1).astype(np.int64)
         rows = np.tile(np.arange(len(swaps)), (n_splits, 1))
         own = np.stack([rows, rows + len(swaps)])
-    weights = np.zeros((*choices.shape[:2], len(flat)), dtype=flat.dtype)
-    np.put_along_axis(weights, 2 * members[:, None, :] + choices, 1, axis=2)
-    size = weights.reshape(-1, len(flat)) @ flat
-    np.abs(size, out=size)
-    splits = size.reshape(*choices.shape[:2], -1)
-    return HalfCircuits(masks=np.stack([top_mask(one, n_edges) for one in splits]), own=own)
+    masks = [
+        top_mask(np.abs(_sum_rows(scores, 2 * prompts + choice)), n_edges)
+        for prompts, choice in zip(members, choices, strict=True)
+    ]
+    return HalfCircuits(masks=np.stack(masks), own=own)
+
+
+def _sum_rows(
+    values: Float[np.ndarray, "row candidate"], index: Int[np.ndarray, "sum member"]
+) -> Float[np.ndarray, "sum candidate"]:
+    """Sums of rows, one member after the other.
+
+    So exchanging the epochs changes no order of summation, and no BLAS thread wakes up for work
+    that is over before it has started.
+    """
+    total = values[index[:, 0]]
+    for member in index.T[1:]:
+        total += values[member]
+    return total
 
 
 def _reachable(
@@ -138,21 +149,20 @@ def _reachable(
     possible |mean|s (taken over a probe of promising edges, which only lowers it), and an edge
     whose largest possible |mean| stays below that is out.
     """
-    n_prompts, n_candidates = scores.shape[1:]
+    n_candidates = scores.shape[2]
     n_probed = PROBE_WIDTH * n_edges
     if n_probed >= n_candidates:
         return np.arange(n_candidates)
-    weights = np.zeros((sum(map(len, halves)), n_prompts), dtype=scores.dtype)
-    rows = np.arange(len(weights)).reshape(len(halves), -1, 1)
-    for row, members in zip(rows, halves, strict=True):
-        weights[row, members] = 1 / members.shape[1]
     low, high = scores.min(0), scores.max(0)
-    size = np.maximum(high, -low).max(0)  # no half's |mean| exceeds it
+    size = np.maximum(high, -low).max(0)  # no mean of a half exceeds it
     probe = np.argpartition(size, n_candidates - n_probed)[-n_probed:]
-    lowest, highest = weights @ low[:, probe], weights @ high[:, probe]
-    smallest = np.maximum(np.maximum(lowest, -highest), 0)
-    # sums of another order differ in the last digits
-    cutoff = _nth_largest(smallest, n_edges)[:, None] * (1 - 1e-5)
-    near = np.nonzero(size >= cutoff.min())[0]
-    largest = np.maximum(weights @ high[:, near], weights @ -low[:, near])
-    return near[(largest >= cutoff).any(0)]
+    is_kept = np.zeros(n_candidates, dtype=bool)
+    for members in halves:
+        lowest, highest = (_sum_rows(ends[:, probe], members) for ends in (low, high))
+        smallest = np.maximum(np.maximum(lowest, -highest), 0)
+        # sums of another order differ in the last digits
+        cutoff = _nth_largest(smallest, n_edges)[:, None] * (1 - 1e-5)
+        near = np.nonzero(size * members.shape[1] >= cutoff.min())[0]
+        lowest, highest = (_sum_rows(ends[:, near], members) for ends in (low, high))
+        is_kept[near[(np.maximum(highest, -lowest) >= cutoff).any(0)]] = True
+    return np.nonzero(is_kept)[0]

@@ -7,6 +7,7 @@ relabelling and its complement exchange the epochs and give the same statistic, 
 pair is kept.
 """
 
+from functools import lru_cache
 from itertools import combinations
 from math import comb
 
@@ -20,6 +21,7 @@ N_SAMPLED_RELABELLINGS = 256
 N_SAMPLED_SPLITS = 500
 
 
+@lru_cache
 def split_halves(n_prompts: int) -> Bool[np.ndarray, "split prompt"]:
     """Splits of the prompts into two disjoint halves; True marks the second half.
 
@@ -32,6 +34,7 @@ def split_halves(n_prompts: int) -> Bool[np.ndarray, "split prompt"]:
         n_prompts: Number of discovery prompts, P.
     """
     candidates = _candidate_splits(n_prompts)
+    candidates.setflags(write=False)
     if n_prompts <= ALL_SPLITS_UP_TO:
         return candidates
     signs = np.where(candidates, 1, -1)
@@ -40,7 +43,9 @@ def split_halves(n_prompts: int) -> Bool[np.ndarray, "split prompt"]:
     while len(chosen) < MAX_SPLITS:
         chosen.append(int(np.argmin(alignment)))
         alignment = alignment + (signs @ signs[chosen[-1]]) ** 2
-    return candidates[chosen]
+    splits = candidates[chosen]
+    splits.setflags(write=False)
+    return splits
 
 
 def relabellings(

@@ -68,7 +68,14 @@ def jackknife_ratio(
 
 
 def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t."""
-    from scipy.special import stdtrit  # 0.2 s that only strata of 10 entities need
+    """Quantile of Student's t above its median, to six digits.
 
-    return float(stdtrit(degrees, probability))
+    With T = sqrt(nu) tan(angle) the angle has density cos(angle)^(nu - 1); summing that takes
+    less time than importing scipy.
+    """
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angle) ** (degrees - 1)
+    share = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    return float(
+        np.sqrt(degrees) * np.tan(np.interp(2 * probability - 1, share / share[-1], angle))
+    )

@@ -51,16 +51,17 @@ def align_cells(cells: Sequence[Cell], topology: Topology) -> AlignedScores:
     sender, receiver = np.divmod(candidates, topology.n_backward)
     sender_rank, receiver_rank = _name_ranks(topology)
     order = np.argsort(sender_rank[sender] * topology.n_backward + receiver_rank[receiver])
-    place = np.empty(len(candidates), dtype=np.int64)
-    place[order] = np.arange(len(candidates))
-    n_prompts = len(cells[0].prompt_idx)
-    values = np.zeros((len(cells), n_prompts, len(candidates)), dtype=np.float32)
-    is_candidate = np.zeros((len(cells), len(candidates)), dtype=bool)
-    for epoch, cell in enumerate(cells):
-        columns = place[np.searchsorted(candidates, cell.candidates)]
-        values[epoch][:, columns] = cell.prompt_scores
-        is_candidate[epoch, columns] = True
-    return AlignedScores(candidates=candidates[order], values=values, is_candidate=is_candidate)
+    candidates = candidates[order]
+    values, is_candidate = [], []
+    for cell in cells:
+        column = np.minimum(np.searchsorted(cell.candidates, candidates), len(cell.candidates) - 1)
+        is_candidate.append(cell.candidates[column] == candidates)
+        values.append(cell.prompt_scores[:, column] * is_candidate[-1])
+    return AlignedScores(
+        candidates=candidates,
+        values=np.stack(values).astype(np.float32, copy=False),
+        is_candidate=np.stack(is_candidate),
+    )
 
 
 def check_comparable(cells: Sequence[Cell]) -> None:

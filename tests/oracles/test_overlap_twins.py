@@ -10,7 +10,7 @@ import scipy.stats
 from kcircuits.analysis.epoch_overlap import overlap_matrix
 from kcircuits.analysis.half_circuits import top_mask
 from kcircuits.analysis.halves import relabellings, split_halves
-from kcircuits.analysis.jackknife import jackknife_ratio
+from kcircuits.analysis.jackknife import jackknife_ratio, student_quantile
 from kcircuits.analysis.overlap import (
     chance_jaccard,
     circuit_overlap,
@@ -315,6 +315,12 @@ def test_jackknife_equals_an_explicit_loop():
     assert found.estimate == pytest.approx(tau)
     assert (found.low, found.high) == (pytest.approx(tau - half), pytest.approx(tau + half))
     assert np.isnan(jackknife_ratio(top[:9], bottom[:9], entities[:9]).low)
+
+
+@pytest.mark.parametrize("degrees", [9, 10, 49, 999])
+def test_student_quantile_equals_scipy(degrees):
+    expected = scipy.stats.t.ppf(0.975, degrees)
+    assert student_quantile(0.975, degrees) == pytest.approx(expected, rel=1e-5)
 
 
 def test_adjusted_p_values():
