@@ -2,10 +2,12 @@
 
 A half's circuit is the top n edges by |mean score|. With m prompts in a half there are 2^m ways
 to take each prompt's scores from the one epoch or the other, and these circuits serve all
-relabellings of the swap test. An exact bound makes that quick: edges that no relabelling can bring
-into the circuit of any half are dropped before anything is ranked.
+relabellings of the swap test. What makes that quick is a guess, a floor that every circuit's
+smallest |sum| should reach: edges that cannot reach it need no ranking. Where a circuit does not
+reach it after all, everything is ranked; so the result is exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +20,7 @@ from kcircuits.analysis.halves import (
     split_halves,
 )
 
-PROBE_WIDTH = 4  # budgets' worth of edges in which the cutoffs' lower bounds are sought
-PILOT = 0.85  # share of one circuit's cutoff that those like it are expected to reach
+FLOOR = 0.8  # share of the observed circuits' smallest |sum| that all are expected to reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,38 +44,9 @@ def top_mask(
     Ties are broken by position, so callers order candidates by edge name. An entry of 0 is never
     chosen: such an edge does nothing, and filling up with zeros would make empty circuits agree.
     """
-    n_candidates = size.shape[1]
-    if n_edges >= n_candidates:
+    if n_edges >= size.shape[1]:
         return size > 0
-    cutoff = _cutoffs(size, n_edges)[:, None]
-    mask = size >= cutoff
-    if not cutoff.all():
-        mask &= size > 0
-    for row in np.nonzero(np.count_nonzero(mask, axis=1) > n_edges)[0]:
-        surplus = mask[row].sum() - n_edges
-        mask[row, np.nonzero(size[row] == cutoff[row])[0][-surplus:]] = False
-    return mask
-
-
-def _cutoffs(
-    size: Float[np.ndarray, "circuit candidate"], n_edges: int
-) -> Float[np.ndarray, " circuit"]:
-    """The n-th largest of each row.
-
-    Rows are alike: columns that stay below most of the first row's cutoff in every row are left
-    aside, and where that turns out to be too many, all are ranked.
-    """
-    guess = PILOT * _nth_largest(size[:1], n_edges)[0]
-    near = np.nonzero((size >= guess).any(0))[0]
-    cutoffs = _nth_largest(size[:, near], n_edges)
-    return cutoffs if (cutoffs >= guess).all() else _nth_largest(size, n_edges)
-
-
-def _nth_largest(
-    size: Float[np.ndarray, "circuit candidate"], n: int
-) -> Float[np.ndarray, " circuit"]:
-    place = size.shape[1] - n
-    return np.partition(size, place, axis=1)[:, place]
+    return _mask_above(size, _nth_largest(size, n_edges), n_edges)
 
 
 def relabelled_half_circuits(
@@ -90,13 +62,30 @@ def relabelled_half_circuits(
     Returns:
         First halves, second halves, and the candidates that their masks' last axis keeps.
     """
+    halves = half_members(split_halves(scores.shape[1]))
+    floor = _floor(scores, [members[0] for members in halves], n_edges)
+    sides = _both_sides(scores, halves, n_edges, floor) or _both_sides(scores, halves, n_edges, 0)
+    assert sides is not None  # every sum reaches 0
+    return sides
+
+
+def _both_sides(
+    scores: Float[np.ndarray, "2 prompt candidate"],
+    halves: tuple[Int[np.ndarray, "split member"], ...],
+    n_edges: int,
+    floor: float,
+) -> tuple[HalfCircuits, HalfCircuits, Int[np.ndarray, " kept"]] | None:
+    """The result, if every circuit's smallest |sum| reaches ``floor``; else None."""
     n_prompts = scores.shape[1]
+    kept = np.nonzero(_largest_sum(scores, halves[1].shape[1]) >= floor)[0]
+    if len(kept) < n_edges and floor > 0:
+        return None
+    interleaved = scores[:, :, kept].swapaxes(0, 1).reshape(2 * n_prompts, len(kept))
     swaps = relabellings(n_prompts)
-    halves = half_members(split_halves(n_prompts))
-    kept = _reachable(scores, halves, n_edges)
-    flat = scores[:, :, kept].swapaxes(0, 1).reshape(2 * n_prompts, len(kept))
-    first, second = (_one_side(flat, members, swaps, n_edges) for members in halves)
-    return first, second, kept
+    sides = [_one_side(interleaved, members, swaps, n_edges, floor) for members in halves]
+    if sides[0] is None or sides[1] is None:
+        return None
+    return sides[0], sides[1], kept
 
 
 def _one_side(
@@ -104,7 +93,8 @@ def _one_side(
     members: Int[np.ndarray, "split member"],
     swaps: Bool[np.ndarray, "relabelling prompt"],
     n_edges: int,
-) -> HalfCircuits:
+    floor: float,
+) -> HalfCircuits | None:
     n_splits, n_members = members.shape
     own_swaps = np.moveaxis(swaps[:, members], 0, 1)  # [split, relabelling, member]
     if swaps.shape[1] <= ALL_RELABELLINGS_UP_TO:
@@ -116,11 +106,64 @@ def _one_side(
         choices = np.concatenate([own_swaps, ~own_swaps], axis=1).astype(np.int64)
         rows = np.tile(np.arange(len(swaps)), (n_splits, 1))
         own = np.stack([rows, rows + len(swaps)])
-    masks = [
-        top_mask(np.abs(_sum_rows(scores, 2 * prompts + choice)), n_edges)
-        for prompts, choice in zip(members, choices, strict=True)
-    ]
-    return HalfCircuits(masks=np.stack(masks), own=own)
+    masks = np.empty((*choices.shape[:2], scores.shape[1]), dtype=bool)
+    for split, (prompts, choice) in enumerate(zip(members, choices, strict=True)):
+        size = _sum_rows(scores, 2 * prompts + choice)
+        np.abs(size, out=size)
+        if floor == 0:
+            masks[split] = top_mask(size, n_edges)
+            continue
+        near = np.nonzero((size >= floor).any(0))[0]
+        if len(near) < n_edges:
+            return None
+        cutoffs = _nth_largest(size[:, near], n_edges)
+        if (cutoffs < floor).any():
+            return None
+        masks[split] = _mask_above(size, cutoffs, n_edges)
+    return HalfCircuits(masks=masks, own=own)
+
+
+def _floor(
+    scores: Float[np.ndarray, "2 prompt candidate"],
+    halves: Sequence[Int[np.ndarray, " member"]],
+    n_edges: int,
+) -> float:
+    """A |sum| that all circuits' smallest are expected to reach; 0 without a sensible guess."""
+    if n_edges >= scores.shape[2]:
+        return 0.0
+    sums = np.concatenate([_sum_rows(epoch, half[None]) for epoch in scores for half in halves])
+    return FLOOR * float(_nth_largest(np.abs(sums), n_edges).min())
+
+
+def _largest_sum(
+    scores: Float[np.ndarray, "2 prompt candidate"], n_members: int
+) -> Float[np.ndarray, " candidate"]:
+    """The |sum| that no half exceeds under any relabelling: of its largest |score|s."""
+    size = np.abs(scores).max(0)
+    n_others = len(size) - n_members
+    # A little more, for sums of another order differ in the last digits.
+    return np.partition(size, n_others, axis=0)[n_others:].sum(0) * (1 + 1e-5)
+
+
+def _mask_above(
+    size: Float[np.ndarray, "circuit candidate"],
+    cutoffs: Float[np.ndarray, " circuit"],
+    n_edges: int,
+) -> Bool[np.ndarray, "circuit candidate"]:
+    mask = size >= cutoffs[:, None]
+    if not cutoffs.all():
+        mask &= size > 0
+    for row in np.nonzero(np.count_nonzero(mask, axis=1) > n_edges)[0]:
+        surplus = np.count_nonzero(mask[row]) - n_edges
+        mask[row, np.nonzero(size[row] == cutoffs[row])[0][-surplus:]] = False
+    return mask
+
+
+def _nth_largest(
+    size: Float[np.ndarray, "circuit candidate"], n: int
+) -> Float[np.ndarray, " circuit"]:
+    place = size.shape[1] - n
+    return np.partition(size, place, axis=1)[:, place]
 
 
 def _sum_rows(
@@ -135,34 +178,3 @@ def _sum_rows(
     for member in index.T[1:]:
         total += values[member]
     return total
-
-
-def _reachable(
-    scores: Float[np.ndarray, "2 prompt candidate"],
-    halves: tuple[Int[np.ndarray, "split member"], ...],
-    n_edges: int,
-) -> Int[np.ndarray, " kept"]:
-    """Candidates that some relabelling could bring into the circuit of some half.
-
-    Over the relabellings a half's mean on an edge lies between the means of the lower and of the
-    higher of each prompt's two scores. So at least n edges reach the n-th largest of the smallest
-    possible |mean|s (taken over a probe of promising edges, which only lowers it), and an edge
-    whose largest possible |mean| stays below that is out.
-    """
-    n_candidates = scores.shape[2]
-    n_probed = PROBE_WIDTH * n_edges
-    if n_probed >= n_candidates:
-        return np.arange(n_candidates)
-    low, high = scores.min(0), scores.max(0)
-    size = np.maximum(high, -low).max(0)  # no mean of a half exceeds it
-    probe = np.argpartition(size, n_candidates - n_probed)[-n_probed:]
-    is_kept = np.zeros(n_candidates, dtype=bool)
-    for members in halves:
-        lowest, highest = (_sum_rows(ends[:, probe], members) for ends in (low, high))
-        smallest = np.maximum(np.maximum(lowest, -highest), 0)
-        # sums of another order differ in the last digits
-        cutoff = _nth_largest(smallest, n_edges)[:, None] * (1 - 1e-5)
-        near = np.nonzero(size * members.shape[1] >= cutoff.min())[0]
-        lowest, highest = (_sum_rows(ends[:, near], members) for ends in (low, high))
-        is_kept[near[(np.maximum(highest, -lowest) >= cutoff).any(0)]] = True
-    return np.nonzero(is_kept)[0]

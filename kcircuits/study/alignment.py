@@ -46,19 +46,20 @@ def align_cells(cells: Sequence[Cell], topology: Topology) -> AlignedScores:
         cells: The cells.
         topology: Theirs; one object for all facts, so that its names are worked out once.
     """
-    candidates = np.sort(np.concatenate([cell.candidates for cell in cells]).astype(np.int64))
-    candidates = candidates[np.diff(candidates, prepend=-1) > 0]  # quicker than np.unique
-    sender, receiver = np.divmod(candidates, topology.n_backward)
-    sender_rank, receiver_rank = _name_ranks(topology)
-    order = np.argsort(sender_rank[sender] * topology.n_backward + receiver_rank[receiver])
-    candidates = candidates[order]
+    position, flat = _name_order(topology)
+    positions = [position[cell.candidates] for cell in cells]
+    is_present = np.zeros(len(flat), dtype=bool)
+    is_present[np.concatenate(positions)] = True
+    union = np.flatnonzero(is_present)
+    column = np.empty(len(flat), dtype=np.int64)
     values, is_candidate = [], []
-    for cell in cells:
-        column = np.minimum(np.searchsorted(cell.candidates, candidates), len(cell.candidates) - 1)
-        is_candidate.append(cell.candidates[column] == candidates)
-        values.append(cell.prompt_scores[:, column] * is_candidate[-1])
+    for cell, own in zip(cells, positions, strict=True):
+        column[union] = -1
+        column[own] = np.arange(len(own))
+        is_candidate.append(column[union] >= 0)
+        values.append(cell.prompt_scores[:, column[union]] * is_candidate[-1])
     return AlignedScores(
-        candidates=candidates,
+        candidates=flat[union],
         values=np.stack(values).astype(np.float32, copy=False),
         is_candidate=np.stack(is_candidate),
     )
@@ -121,12 +122,17 @@ def _graph(cell: Cell) -> str:
 
 
 @lru_cache(maxsize=4)
-def _name_ranks(
+def _name_order(
     topology: Topology,
-) -> tuple[Int[np.ndarray, " n_forward"], Int[np.ndarray, " n_backward"]]:
-    """Ranks of senders and receivers such that edges sort by them as by their names."""
-    senders = [f"{name}->" for name in topology.forward_names]
-    return (
-        np.argsort(np.argsort(senders)),
-        np.argsort(np.argsort(topology.backward_names)),
-    )
+) -> tuple[Int[np.ndarray, " flat"], Int[np.ndarray, " flat"]]:
+    """The position of each flat index in the order of edge names, and the inverse.
+
+    Edges sort by their sender with the arrow (``a1.h1->`` comes before ``a1.h10->``), then by
+    their receiver.
+    """
+    senders = np.argsort([f"{name}->" for name in topology.forward_names])
+    receivers = np.argsort(topology.backward_names)
+    flat = (senders[:, None] * topology.n_backward + receivers).ravel()
+    position = np.empty_like(flat)
+    position[flat] = np.arange(len(flat))
+    return position, flat

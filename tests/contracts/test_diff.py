@@ -13,6 +13,7 @@ from kcircuits.core.circuit import prune_dangling
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
+from kcircuits.study.alignment import align_cells
 from kcircuits.study.diff import Diff
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)
@@ -145,6 +146,27 @@ def test_edges_that_were_not_kept_say_so(cells, facts):
     mine = [row for row in rows if row["fact"] == "fact-000"]
     assert any(row["from"] == 0 for row in mine)
     assert all(row["is_kept"][0] == (row["edge"] in kept) for row in mine)
+
+
+def test_candidates_are_aligned_in_the_order_of_edge_names(cells):
+    wide = Topology(n_layers=2, n_heads=12)  # a0.h1 and a0.h10
+    pair = [replace(epoch[0], topology=wide) for epoch in cells]
+    some = [np.flatnonzero(wide.edge_mask)[i::3][:50] for i in (0, 1)]
+    scores = np.random.default_rng(0).standard_normal((2, 8, 50)).astype(np.float32)
+    pair = [
+        replace(cell, candidates=candidates, prompt_scores=rows)
+        for cell, candidates, rows in zip(pair, some, scores, strict=True)
+    ]
+    aligned = align_cells(pair, wide)
+    names = [wide.edge_name(*divmod(int(e), wide.n_backward)) for e in aligned.candidates]
+    assert names == sorted(names)
+    assert set(aligned.candidates) == {*some[0], *some[1]}
+    for epoch, cell in enumerate(pair):
+        for place, edge in enumerate(aligned.candidates):
+            own = np.flatnonzero(cell.candidates == edge)
+            assert aligned.is_candidate[epoch, place] == bool(len(own))
+            expected = cell.prompt_scores[:, own[0]] if len(own) else np.zeros(8)
+            np.testing.assert_array_equal(aligned.values[epoch, :, place], expected)
 
 
 def test_pruned_jaccard_equals_that_of_pruned_circuits(synthetic, facts):

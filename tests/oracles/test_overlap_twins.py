@@ -109,16 +109,14 @@ def test_overlaps_of_a_fact_equal_sets_under_every_swap(level, n_prompts):
     assert fact.same_prompts == pytest.approx(len(x & y) / len(x | y))
 
 
-@pytest.mark.parametrize("n_prompts", [4, 6, 8])
-def test_overlaps_do_not_depend_on_the_bound_that_drops_edges(n_prompts, monkeypatch):
+@pytest.mark.parametrize("floor", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("n_prompts", [4, 5, 8])
+def test_overlaps_do_not_depend_on_the_guess_that_drops_edges(n_prompts, floor, monkeypatch):
     rng = np.random.default_rng(3)
     _, items = candidates_and_items(rng)
     scores = random_scores(rng, n_prompts, 60)
     quick = compare_fact(scores, 5, items)
-    monkeypatch.setattr(
-        "kcircuits.analysis.half_circuits._reachable",
-        lambda scores, *_: np.arange(scores.shape[2]),
-    )
+    monkeypatch.setattr("kcircuits.analysis.half_circuits.FLOOR", floor)
     slow = compare_fact(scores, 5, items)
     np.testing.assert_array_equal(quick.k_st, slow.k_st)
     np.testing.assert_array_equal(quick.k_ss, slow.k_ss)
@@ -227,13 +225,6 @@ def test_top_mask_takes_the_largest_and_breaks_ties_by_position():
     size = np.array([[3, 1, 3, 3, 0], [0, 0, 5, 0, 0], [1, 2, 3, 4, 5]], dtype=np.float32)
     chosen = [set(np.flatnonzero(row)) for row in top_mask(size, 2)]
     assert chosen == [{0, 2}, {2}, {3, 4}]
-
-
-def test_top_mask_survives_rows_that_are_not_alike():
-    rng = np.random.default_rng(4)
-    size = np.abs(rng.standard_normal((6, 200))) * np.array([[100], [1], [1e-3], [50], [2], [1e4]])
-    for row, mask in zip(size, top_mask(size, 20), strict=True):
-        assert set(np.flatnonzero(mask)) == set(np.argsort(-row)[:20])
 
 
 @pytest.mark.parametrize(
