@@ -170,7 +170,7 @@ def _fact_rule(tau: float, high: float, q: float) -> tuple[Word, str]:
 
 def _stratum_rule(interval: Interval, joint: JointTest) -> tuple[Word, str]:
     if interval.n_entities < MIN_ENTITIES:
-        return "undetermined", f"{interval.n_entities} entities; {MIN_ENTITIES} are needed"
+        return "undetermined", f"entities: {interval.n_entities}; {MIN_ENTITIES} are needed"
     if interval.low > STRATUM_CHANGED:
         if joint.p <= ALPHA:
             return "changed", f"joint swap test p = {joint.p:.2g}"

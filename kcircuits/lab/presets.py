@@ -18,6 +18,7 @@ class Preset:
         n_controls: Known facts that are never trained.
         base: Name of the base model for ``kcircuits.models.fetch_model``, or how to make one.
         training: Settings by strategy.
+        fraction: Share of all edges in a circuit; a small graph needs a larger one.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Preset:
     n_controls: int
     base: str | ScratchSpec
     training: Mapping[str, TrainSpec]
+    fraction: float
 
 
 SMOKE = Preset(
@@ -42,6 +44,7 @@ SMOKE = Preset(
             "lora": TrainSpec(strategy="lora", n_epochs=6, lr=3e-3, batch_size=2),
         }
     ),
+    fraction=0.05,
 )
 
 SMALL = Preset(
@@ -55,6 +58,7 @@ SMALL = Preset(
             "lora": TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
         }
     ),
+    fraction=0.005,
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL)})

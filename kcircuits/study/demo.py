@@ -13,13 +13,14 @@ from typing import Any
 from kcircuits.core.manifest import Manifest
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
+from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.study import build, train_built
 from kcircuits.study.diff import Diff
 from kcircuits.study.diff_page import diff_page
 from kcircuits.study.run import Run, open_run
 from kcircuits.sweep.local import SweepResult, run_local
 from kcircuits.sweep.model_compute import ModelCompute
-from kcircuits.sweep.request import Request, Settings
+from kcircuits.sweep.request import Request, make_settings
 
 # The benchmark's presets group their facts by it.
 STRATUM = "frequency"
@@ -46,10 +47,10 @@ class Demo:
     diff_page: Path
 
 
-def sweep_all(manifest: Manifest, *, quiet: bool) -> SweepResult:
-    """Finds and evaluates the circuits of all facts at all epochs, with default settings."""
+def sweep_all(manifest: Manifest, *, fraction: float, quiet: bool) -> SweepResult:
+    """Finds and evaluates the circuits of all facts at all epochs."""
     facts = load_facts(manifest.facts)
-    settings = Settings()
+    settings = make_settings(fraction=fraction)
     request = Request(
         manifest=manifest,
         known_facts=facts,
@@ -96,7 +97,7 @@ def run_demo(
         manifest = train_built(built, strategy=strategy, progress=progress)
     n_facts, n_epochs = len(load_facts(manifest.facts)), len(manifest.checkpoints)
     say(f"one circuit per fact and epoch: {n_facts} facts x {n_epochs} epochs")
-    result = sweep_all(manifest, quiet=quiet)
+    result = sweep_all(manifest, fraction=PRESETS[preset].fraction, quiet=quiet)
     if result.failures:
         raise next(iter(result.failures.values()))
     say("what changed, and is it more than noise?")

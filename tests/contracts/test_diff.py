@@ -285,7 +285,7 @@ def test_verdict_rule_of_a_fact():
         (0.05, 0.2, 0.01, 10, "undetermined", "interval too wide"),
         (-0.1, 0.099, 0.9, 10, "no-change", "ruled out"),
         (-0.1, 0.1, 0.9, 10, "undetermined", "interval too wide"),
-        (np.nan, np.nan, 0.01, 9, "undetermined", "9 entities; 10 are needed"),
+        (np.nan, np.nan, 0.01, 9, "undetermined", "entities: 9; 10 are needed"),
     ],
 )
 def test_verdict_rule_of_a_stratum(low, high, p, entities, word, reason):
