@@ -20,7 +20,9 @@ from kcircuits.analysis.halves import (
     split_halves,
 )
 
-FLOOR = 0.8  # share of the observed circuits' smallest |sum| that all are expected to reach
+# Shares of the observed circuits' smallest |sum| that all are expected to reach, tried in turn; on
+# simulated scores all circuits reach .93.
+FLOORS = (0.88, 0.6, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,9 @@ def relabelled_half_circuits(
         First halves, second halves, and the candidates that their masks' last axis keeps.
     """
     halves = half_members(split_halves(scores.shape[1]))
-    floor = _floor(scores, [members[0] for members in halves], n_edges)
-    sides = _both_sides(scores, halves, n_edges, floor) or _both_sides(scores, halves, n_edges, 0)
-    assert sides is not None  # every sum reaches 0
-    return sides
+    smallest = _smallest_sum(scores, [members[0] for members in halves], n_edges)
+    attempts = (_both_sides(scores, halves, n_edges, share * smallest) for share in FLOORS)
+    return next(sides for sides in attempts if sides is not None)
 
 
 def _both_sides(
@@ -123,16 +124,16 @@ def _one_side(
     return HalfCircuits(masks=masks, own=own)
 
 
-def _floor(
+def _smallest_sum(
     scores: Float[np.ndarray, "2 prompt candidate"],
     halves: Sequence[Int[np.ndarray, " member"]],
     n_edges: int,
 ) -> float:
-    """A |sum| that all circuits' smallest are expected to reach; 0 without a sensible guess."""
+    """The smallest |sum| in the circuits of these halves at either epoch."""
     if n_edges >= scores.shape[2]:
         return 0.0
     sums = np.concatenate([_sum_rows(epoch, half[None]) for epoch in scores for half in halves])
-    return FLOOR * float(_nth_largest(np.abs(sums), n_edges).min())
+    return float(_nth_largest(np.abs(sums), n_edges).min())
 
 
 def _largest_sum(

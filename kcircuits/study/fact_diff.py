@@ -1,8 +1,7 @@
 """One fact between two epochs: its cells side by side, its overlap, its verdict."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,8 +11,9 @@ from kcircuits.analysis.turnover import FactOverlap, compare_fact
 from kcircuits.analysis.verdict import Verdict, judge_facts
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
+from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
-from kcircuits.study.alignment import AlignedScores, align_cells
+from kcircuits.study.alignment import align_cells
 
 ALL = "all"
 NO_STRATUM = "(none)"
@@ -91,31 +91,19 @@ def compare_facts(
         epochs: Names of the two epochs, for the reasons given.
         level: Compare edges or nodes.
     """
-    first = next(iter(pairs.values()))[0]
-
-    def compare(pair: tuple[Cell, Cell]) -> tuple[AlignedScores, FactOverlap]:
-        scores = align_cells(pair, first.topology)
-        items = scores.items(first.topology)
-        return scores, compare_fact(scores.values, first.n_edges, items, level)
-
-    with ThreadPoolExecutor() as pool:  # numpy lets threads run side by side
-        aligned, overlaps = zip(*pool.map(compare, pairs.values()), strict=True)
-    verdicts = judge_facts(overlaps, [_left_out(pair, epochs) for pair in pairs.values()])
+    topology = next(iter(pairs.values()))[0].topology  # one object: its names are cached in it
+    drafts = [_compare(facts[fact_id], pair, topology, level) for fact_id, pair in pairs.items()]
+    verdicts = judge_facts(
+        [draft.overlap for draft in drafts], [_left_out(pair, epochs) for pair in pairs.values()]
+    )
     return tuple(
-        _fact_diff(facts[fact_id], pair, scores, overlap, verdict)
-        for (fact_id, pair), scores, overlap, verdict in zip(
-            pairs.items(), aligned, overlaps, verdicts, strict=True
-        )
+        replace(draft, verdict=verdict) for draft, verdict in zip(drafts, verdicts, strict=True)
     )
 
 
-def _fact_diff(
-    fact: Fact,
-    pair: tuple[Cell, Cell],
-    scores: AlignedScores,
-    overlap: FactOverlap,
-    verdict: Verdict,
-) -> FactDiff:
+def _compare(fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Level) -> FactDiff:
+    """A fact not judged yet; drops the scores of single prompts, which are most of the memory."""
+    scores = align_cells(pair, topology)
     return FactDiff(
         fact=fact,
         templates=tuple(_template(fact, i) for i in pair[0].prompt_idx.tolist()),
@@ -123,8 +111,8 @@ def _fact_diff(
         candidates=scores.candidates,
         scores=scores.values.mean(1),
         is_kept=scores.is_candidate,
-        overlap=overlap,
-        verdict=verdict,
+        overlap=compare_fact(scores.values, pair[0].n_edges, scores.items(topology), level),
+        verdict=Verdict(word="undetermined", reason="not judged yet"),
     )
 
 

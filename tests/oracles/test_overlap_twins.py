@@ -116,7 +116,7 @@ def test_overlaps_do_not_depend_on_the_guess_that_drops_edges(n_prompts, floor, 
     _, items = candidates_and_items(rng)
     scores = random_scores(rng, n_prompts, 60)
     quick = compare_fact(scores, 5, items)
-    monkeypatch.setattr("kcircuits.analysis.half_circuits.FLOOR", floor)
+    monkeypatch.setattr("kcircuits.analysis.half_circuits.FLOORS", (floor, 0.0))
     slow = compare_fact(scores, 5, items)
     np.testing.assert_array_equal(quick.k_st, slow.k_st)
     np.testing.assert_array_equal(quick.k_ss, slow.k_ss)
