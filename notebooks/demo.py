@@ -1,0 +1,152 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What happened to the facts?
+#
+# A walk through the results of `kcircuits demo`: a language model was trained further on documents
+# about invented people, every epoch was saved, and for every fact and epoch a *knowledge circuit*
+# was extracted. Which facts came, which went, and did their circuits change by more than the noise
+# of the method?
+#
+# Make the results first with `kcircuits demo` (or `kcircuits demo --preset smoke`). Another folder
+# than `kcircuits-demo` can be named in the environment variable `KCIRCUITS_DEMO`.
+
+# %%
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+
+import kcircuits as kc
+
+folders = (Path("kcircuits-demo"), Path("../kcircuits-demo"))
+folder = Path(os.environ.get("KCIRCUITS_DEMO") or next((f for f in folders if f.exists()), "."))
+manifest = kc.load_manifest(folder / "checkpoints_manifest.yaml")
+facts = kc.load_facts(manifest.facts)
+run = kc.open_run(folder / "runs" / manifest.run)
+print(f"{manifest.run}: {len(facts)} facts, epochs {', '.join(run.epochs)}")
+print(f"{run.method}, {run.n_edges:,} of {run.topology.n_edges:,} edges per circuit")
+
+# %% [markdown]
+# ## The facts
+# Each fact has discovery prompts, which its circuit is found on, and evaluation prompts, which it
+# is judged on and which were never trained.
+
+# %%
+fact = facts[0]
+print(fact.subject, "|", fact.relation, "|", fact.object, "|", dict(fact.strata))
+for idx, prompt in enumerate(fact.prompts[:3]):
+    print(f"{fact.use_of(idx):>10}  {prompt.clean!r} -> {prompt.target!r}")
+    print(f"{'corrupt':>10}  {prompt.corrupt!r} -> {prompt.foil!r}")
+Counter(f"{f.strata['split']}, frequency {f.strata['frequency']}" for f in facts)
+
+# %% [markdown]
+# ## Loss falls smoothly; knowledge does not
+# The loss of training beside the share of untrained paraphrases that the model answers right.
+
+# %%
+strata = {f.id: f"{f.strata['split']} {f.strata['frequency']}" for f in facts}
+figure = go.Figure()
+for stratum in dict.fromkeys(strata.values()):
+    share = [
+        np.mean(
+            [
+                row["known"]
+                for row in run.probes
+                if row["checkpoint"] == epoch and strata[row["fact"]] == stratum
+            ]
+        )
+        for epoch in run.epochs
+    ]
+    figure.add_scatter(x=run.epochs, y=share, name=stratum, mode="lines+markers")
+figure.update_layout(
+    xaxis_title="epoch", yaxis_title="paraphrases answered right (share)", yaxis_range=[0, 1.05]
+)
+figure
+
+# %%
+for row in run.train:
+    if row.get("loss") is not None:
+        print(f"epoch {row['epoch']}: loss {row['loss']:.3f} nats per token")
+
+# %% [markdown]
+# ## One circuit per fact and epoch
+# A cell of the results holds a fact's scores at one epoch, and how faithful its circuit was on
+# prompts that it was not found on. Facts that the model does not know have no faithfulness: there
+# is nothing to be faithful to.
+
+# %%
+last = run.epochs[-1]
+for cell in run.cells(last)[:8]:
+    faithfulness = cell.values["faithfulness"]
+    text = "    -" if faithfulness is None else f"{faithfulness:5.2f}"
+    print(f"{cell.fact_id:24} known {cell.is_known!s:5} faithfulness {text}")
+
+# %% [markdown]
+# ## Did the circuits change, and is it more than noise?
+# The Jaccard of circuits found on *different halves* of a fact's prompts at two epochs stands
+# beside its noise ceiling (halves at one epoch) and chance. *Turnover* is 0 where the two epochs
+# differ no more than the halves do, and 1 at chance. The verdict may be that one cannot tell.
+
+# %%
+middle = run.epochs[len(run.epochs) // 2]
+diff = run.diff(middle, last, by="frequency")
+for row in diff.rows:
+    print(
+        f"{row['stratum']:>8}: Jaccard {row['jaccard']}, ceiling {row['ceiling']}, "
+        f"chance {row['chance']}, turnover {row['turnover']} -> {row['verdict']} ({row['reason']})"
+    )
+
+# %%
+diff.plot()
+
+# %%
+print("acquired: ", *diff.facts.acquired)
+print("forgotten:", *diff.facts.forgotten)
+
+# %% [markdown]
+# ## The circuit as a graph
+# The difference of one fact is a networkx graph whose edges carry their scores at both epochs.
+
+# %%
+compared = [row["fact"] for row in diff.fact_rows]
+graph = diff.graph(compared[-1])
+print(graph)
+Counter(data["status"] for _, _, data in graph.edges(data=True))
+
+# %% [markdown]
+# ## The same numbers from the model
+# Everything above was read from disk. Here the circuit of one fact is computed again from the last
+# checkpoint.
+
+# %%
+import torch  # only this part needs a model
+
+model = kc.load_model(manifest[last], dtype=torch.float32)
+known = next((cell.fact_id for cell in run.cells(last) if cell.is_known), facts[0].id)
+batch = kc.tokenize(model, [f for f in facts if f.id == known])
+scores = kc.attribute(model, batch, method=run.method, ig_steps=5)
+circuits = kc.select(scores, n_edges=run.n_edges)
+result = kc.evaluate(model, batch, circuits)
+print(known, dict(result.row(known)))
+stored = run.cells(last, [known])[0]
+print("stored:", stored.values["metric"])
+scores.top_edges(known, 8)
+
+# %%
+assert abs(result.metric[0] - stored.values["metric"]) < 1e-3
