@@ -1,6 +1,7 @@
 """Fixtures that several test folders share."""
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,27 @@ def shared_dir() -> Path:
     if not (SHARED / "reference").is_dir():
         pytest.skip("the folder of reference numbers (../shared) is absent")
     return SHARED
+
+
+class SharedTestsRan:
+    """In continuous integration, tests of present reference numbers must have run."""
+
+    n_run = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and not report.skipped and "shared" in report.keywords:
+            self.n_run += 1
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        is_worker = hasattr(session.config, "workerinput")
+        if (SHARED / "reference").is_dir() and not self.n_run and not is_worker:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print("\nthe reference numbers are there, but no test marked 'shared' ran")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CI"):
+        config.pluginmanager.register(SharedTestsRan())
 
 
 @pytest.fixture(scope="session")
