@@ -7,6 +7,9 @@ from types import ModuleType
 
 import pytest
 
+# Test processes run side by side; threads of their own would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
