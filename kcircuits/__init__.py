@@ -20,7 +20,7 @@ _PUBLIC = {
     "Prompt": "kcircuits.core.facts",
     "PromptBatch": "kcircuits.core.batch",
     "Topology": "kcircuits.core.topology",
-    "attribute": "kcircuits.discovery",
+    "attribute": "kcircuits.discovery.attribute",
     "evaluate": "kcircuits.evaluation",
     "load_facts": "kcircuits.io.facts",
     "load_manifest": "kcircuits.io.manifest",

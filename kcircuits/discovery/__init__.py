@@ -1,6 +1,8 @@
-"""Finding circuits: attribution methods on the engine, one file and one registry line each."""
+"""Finding circuits: attribution methods on the engine, one file and one registry line each.
 
-from kcircuits.discovery.attribute import attribute
-from kcircuits.discovery.registry import METHODS, get_method
+The registry answers without torch; ``kcircuits.attribute`` and ``discovery/attribute.py`` compute.
+"""
 
-__all__ = ["METHODS", "attribute", "get_method"]
+from kcircuits.discovery.registry import DEFAULT_METHOD, METHODS, get_method, resolve_params
+
+__all__ = ["DEFAULT_METHOD", "METHODS", "get_method", "resolve_params"]

@@ -9,10 +9,9 @@ import torch
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.scores import EdgeScores
-from kcircuits.discovery.method import Method
-from kcircuits.discovery.registry import get_method
+from kcircuits.discovery.registry import DEFAULT_METHOD, get_method, resolve_params
 from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, parse_memory, recorded_bytes
-from kcircuits.engine.metrics import get_metric
+from kcircuits.engine.metrics import DEFAULT_METRIC, get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import NonFiniteError, UsageError
@@ -23,9 +22,9 @@ from kcircuits.models.weights import TransformerWeights
 def attribute(
     model: Model,
     batch: PromptBatch,
-    method: str = "eap-ig-inputs",
+    method: str = DEFAULT_METHOD,
     *,
-    metric: str = "logit-difference",
+    metric: str = DEFAULT_METRIC,
     reduce: Literal["fact", "prompt"] = "fact",
     memory: str | int = DEFAULT_MEMORY,
     progress: Callable[[int], object] | None = None,
@@ -41,7 +40,7 @@ def attribute(
         model: From ``load_model``.
         batch: From ``tokenize`` or ``PromptBatch.from_tokens``.
         method: Name of the method: see ``kcircuits.discovery.METHODS``.
-        metric: ``logit-difference``, ``log-probability`` or ``kl``.
+        metric: Name of the metric: see ``kcircuits.engine.metrics.METRICS``.
         reduce: ``fact`` averages over each fact's prompts; ``prompt`` keeps them apart.
         memory: Peak memory above the loaded model to stay within (``1GiB``, or bytes).
         progress: Called with the number of prompts done after each chunk.
@@ -55,14 +54,8 @@ def attribute(
         UsageError: A method, metric, parameter or fact that cannot be meant.
         NonFiniteError: A score is NaN or infinite; names the fact and the edge.
     """
+    settings = resolve_params(method, metric, params)
     chosen, measured = get_method(method), get_metric(metric)
-    settings = _settings(chosen, params)
-    if chosen.needs_clean_gradient and not measured.has_clean_gradient:
-        raise UsageError(
-            f"{method} cannot use the metric {metric}: its gradient at the clean run is zero",
-            field="metric",
-            hint="use eap-ig-inputs, or another metric",
-        )
     if reduce not in ("fact", "prompt"):
         raise UsageError(f"reduce is {reduce!r}; expected fact or prompt", field="reduce")
     batch = batch.with_use("discovery")
@@ -83,26 +76,13 @@ def attribute(
         prompt_idx=batch.prompt_idx if by_prompt else None,
         provenance=Provenance(
             method=method,
-            params={"metric": metric, **settings},
+            params=settings,
             checkpoint=model.content_hash,
             dtype=str(weights.dtype).removeprefix("torch."),
         ),
     )
     _require_finite(scores)
     return scores
-
-
-def _settings(method: Method, params: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(params) - set(method.defaults))
-    if unknown:
-        raise UsageError(
-            f"{method.name} has no parameter {unknown[0]!r}",
-            field=unknown[0],
-            hint=f"it takes {', '.join(method.defaults) or 'none'}",
-        )
-    settings = {**method.defaults, **params}
-    method.check(settings)
-    return settings
 
 
 def _require_prompts(batch: PromptBatch) -> None:

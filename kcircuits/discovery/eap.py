@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from kcircuits.discovery.method import Method
-from kcircuits.engine.attribution import edge_scores
+from kcircuits.engine.annotations import Tensor, TokenRows, TransformerWeights
 from kcircuits.engine.metrics import Metric
-from kcircuits.engine.tokens import TokenRows
-from kcircuits.models.weights import TransformerWeights
 
 
 def _score(
@@ -18,6 +14,8 @@ def _score(
     metric: Metric,
     params: Mapping[str, Any],  # noqa: ARG001  # one signature for all methods
 ) -> Tensor:
+    from kcircuits.engine.attribution import edge_scores
+
     return edge_scores(weights, rows, metric, (1.0,))
 
 

@@ -8,14 +8,10 @@ corrupt run); ``right`` is k = 1..n, as older versions and the paper do.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from kcircuits.discovery.method import Method
-from kcircuits.engine.attribution import edge_scores
+from kcircuits.engine.annotations import Tensor, TokenRows, TransformerWeights
 from kcircuits.engine.metrics import Metric
-from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import UsageError
-from kcircuits.models.weights import TransformerWeights
 
 GRIDS = {"left": 0, "right": 1}
 
@@ -29,6 +25,8 @@ def grid(ig_steps: int, ig_grid: str) -> tuple[float, ...]:
 def _score(
     weights: TransformerWeights, rows: TokenRows, metric: Metric, params: Mapping[str, Any]
 ) -> Tensor:
+    from kcircuits.engine.attribution import edge_scores
+
     return edge_scores(weights, rows, metric, grid(params["ig_steps"], params["ig_grid"]))
 
 

@@ -1,15 +1,16 @@
-"""What an attribution method is."""
+"""What an attribution method is.
+
+A method's file imports the engine inside its score function: the registry of methods answers the
+command line, which must not wait for torch.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
+from kcircuits.engine.annotations import Tensor, TokenRows, TransformerWeights
 from kcircuits.engine.metrics import Metric
-from kcircuits.engine.tokens import TokenRows
-from kcircuits.models.weights import TransformerWeights
 
 Score = Callable[[TransformerWeights, TokenRows, Metric, Mapping[str, Any]], Tensor]
 

@@ -15,7 +15,7 @@ from kcircuits.core.faithfulness import MIN_GAP, MIN_GAP_STANDARD_ERRORS, Faithf
 from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, masked_bytes, parse_memory
 from kcircuits.engine.forward import embed, forward, run_prefix, unembed
 from kcircuits.engine.masked import ABLATIONS, Ablation, ablate_all, circuit_logits
-from kcircuits.engine.metrics import Metric, get_metric
+from kcircuits.engine.metrics import DEFAULT_METRIC, Metric, get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import NonFiniteError, UsageError
@@ -43,7 +43,7 @@ def evaluate(
     circuits: Circuits,
     *,
     ablation: Ablation = "corrupt",
-    metric: str = "logit-difference",
+    metric: str = DEFAULT_METRIC,
     k: int = 10,
     memory: str | int = DEFAULT_MEMORY,
     progress: Callable[[int], object] | None = None,

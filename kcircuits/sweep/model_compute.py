@@ -9,7 +9,7 @@ from kcircuits.core.batch import PromptBatch
 from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.core.selection import select
-from kcircuits.discovery import attribute
+from kcircuits.discovery.attribute import attribute
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.evaluation import evaluate, known_facts, probe
 from kcircuits.models import load_model, swap_checkpoint, tokenize

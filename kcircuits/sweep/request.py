@@ -1,7 +1,7 @@
 """What a sweep is asked to compute. No torch: a request can be planned before it is run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -9,15 +9,10 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.keys import digest
 from kcircuits.core.manifest import Checkpoint, Manifest
 from kcircuits.core.provenance import NUMERICS_VERSION
+from kcircuits.discovery import DEFAULT_METHOD, resolve_params
+from kcircuits.engine.metrics import DEFAULT_METRIC
 from kcircuits.errors import UsageError
 
-# Parameters that each method takes, with their defaults.
-METHOD_PARAMS: Mapping[str, Mapping[str, Any]] = {
-    "eap": {"metric": "logit-difference"},
-    "eap-ig-inputs": {"metric": "logit-difference", "ig_steps": 5, "ig_grid": "left"},
-}
-METRICS = ("logit-difference", "log-probability", "kl")
-GRIDS = ("left", "right")
 # Facts per batch, the unit of redo: 8 facts x 8 prompts on SmolLM2-135M are some 20 s on one core.
 BATCH_SIZE = 8
 FRACTION = 0.005
@@ -39,8 +34,8 @@ class Settings:
         device: ``cpu`` or another device of torch.
     """
 
-    method: str = "eap-ig-inputs"
-    params: Mapping[str, Any] = field(default_factory=lambda: METHOD_PARAMS["eap-ig-inputs"])
+    method: str
+    params: Mapping[str, Any]
     fraction: float | None = FRACTION
     n_edges: int | None = None
     dtype: str = "float32"
@@ -91,7 +86,7 @@ class Request:
 
 
 def make_settings(
-    method: str = "eap-ig-inputs",
+    method: str = DEFAULT_METHOD,
     *,
     params: Mapping[str, Any] | None = None,
     fraction: float | None = None,
@@ -107,7 +102,8 @@ def make_settings(
     """
     if dtype not in DTYPES:
         raise _refused("dtype", dtype, f"one of {', '.join(DTYPES)}")
-    resolved = _resolved(method, {k: v for k, v in (params or {}).items() if v is not None})
+    given = {name: value for name, value in (params or {}).items() if value is not None}
+    metric = given.pop("metric", DEFAULT_METRIC)
     if fraction is not None and n_edges is not None:
         raise UsageError("fraction and n_edges exclude each other", field="n_edges")
     if n_edges is None and fraction is None:
@@ -118,37 +114,12 @@ def make_settings(
         raise _refused("n_edges", n_edges, "at least 1")
     return Settings(
         method=method,
-        params=resolved,
+        params=resolve_params(method, metric, given),
         fraction=fraction,
         n_edges=n_edges,
         dtype=dtype,
         device=device,
     )
-
-
-def _resolved(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's parameters, checked, with its defaults filled in."""
-    if method not in METHOD_PARAMS:
-        raise _refused("method", method, f"one of {', '.join(METHOD_PARAMS)}")
-    for name in given.keys() - METHOD_PARAMS[method].keys():
-        raise UsageError(
-            f"{name} = {given[name]!r} is no parameter of {method}",
-            field=name,
-            hint=f"leave it out; {method} has {', '.join(METHOD_PARAMS[method])}",
-        )
-    params = {**METHOD_PARAMS[method], **given}
-    for name, choices in (("metric", METRICS), ("ig_grid", GRIDS)):
-        if name in params and params[name] not in choices:
-            raise _refused(name, params[name], f"one of {', '.join(choices)}")
-    if params.get("ig_steps", 1) < 1:
-        raise _refused("ig_steps", params["ig_steps"], "at least 1")
-    if method == "eap" and params["metric"] == "kl":
-        raise UsageError(
-            "eap cannot use the metric kl: its gradient at the clean run is zero",
-            field="metric",
-            hint="use --method eap-ig-inputs, or another metric",
-        )
-    return params
 
 
 def choose_facts(facts: Sequence[Fact], selection: str | None) -> tuple[Fact, ...]:

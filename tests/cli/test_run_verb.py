@@ -201,7 +201,7 @@ def test_no_usable_checkpoint_is_an_error_of_its_own(copy: Path, capsys: Output)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "magic"], "method is 'magic'; expected one of eap, eap-ig-inputs"),
+        (["--method", "magic"], "there is no method 'magic'"),
         (["--method", "eap", "--ig-steps", "3"], "ig_steps = 3 is no parameter of eap"),
         (["--fraction", "2"], "fraction is 2.0; expected a number above 0 and up to 1"),
         (["--facts", "nobody"], "'nobody' is neither a fact nor a stratum of this run"),

@@ -24,7 +24,7 @@ from kcircuits.core.topology import Topology
 from kcircuits.errors import CheckpointError
 from kcircuits.sweep.compute import BatchResult, Loaded
 from kcircuits.sweep.local import run_local
-from kcircuits.sweep.request import Request, Settings
+from kcircuits.sweep.request import Request, make_settings
 
 TOPOLOGY = Topology(n_layers=2, n_heads=2)
 
@@ -155,7 +155,7 @@ def make_request(folder: Path, *, n_checkpoints: int = 2, n_facts: int = 5) -> R
         known_facts=facts,
         facts=facts,
         checkpoints=checkpoints,
-        settings=Settings(fraction=None, n_edges=4),
+        settings=make_settings(n_edges=4),
         batch_size=2,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kcircuits.discovery import METHODS
 from kcircuits.errors import (
     CheckpointError,
     IncomparableError,
@@ -23,7 +24,7 @@ from kcircuits.study import open_run
 from kcircuits.sweep.compute import LateCompute
 from kcircuits.sweep.local import run_local
 from kcircuits.sweep.plan import preview
-from kcircuits.sweep.request import GRIDS, METHOD_PARAMS, METRICS, choose_facts, make_settings
+from kcircuits.sweep.request import choose_facts, make_settings
 
 SCRIPT = Path(__file__).with_name("fake_sweep.py")
 _spec = importlib.util.spec_from_file_location("fake_sweep", SCRIPT)
@@ -293,10 +294,10 @@ def test_choose_facts_by_id_and_stratum() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("magic", {}, "method is 'magic'"),
+        ("magic", {}, "there is no method 'magic'"),
         ("eap", {"params": {"ig_steps": 3}}, "ig_steps = 3 is no parameter of eap"),
         ("eap", {"params": {"metric": "kl"}}, "eap cannot use the metric kl"),
-        ("eap", {"params": {"metric": "loss"}}, "metric is 'loss'"),
+        ("eap", {"params": {"metric": "loss"}}, "there is no metric 'loss'"),
         ("eap-ig-inputs", {"params": {"ig_steps": 0}}, "ig_steps is 0"),
         ("eap-ig-inputs", {"params": {"ig_grid": "middle"}}, "ig_grid is 'middle'"),
         ("eap", {"fraction": 0.0}, "fraction is 0.0"),
@@ -311,17 +312,10 @@ def test_settings_that_cannot_be_meant(method: str, options: dict, message: str)
         make_settings(method, **options)
 
 
-def test_settings_know_the_registered_methods() -> None:
-    from kcircuits.discovery import METHODS
-    from kcircuits.discovery.eap_ig_inputs import GRIDS as REGISTERED_GRIDS
-    from kcircuits.engine.metrics import METRICS as REGISTERED_METRICS
-
-    registered = {
-        name: {"metric": "logit-difference", **method.defaults} for name, method in METHODS.items()
-    }
-    assert {name: dict(params) for name, params in METHOD_PARAMS.items()} == registered
-    assert set(METRICS) == set(REGISTERED_METRICS)
-    assert set(GRIDS) == set(REGISTERED_GRIDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_are_those_that_attribution_uses(method: str) -> None:
+    params = {"metric": "logit-difference", **METHODS[method].defaults}
+    assert make_settings(method).params == params
 
 
 def test_reading_a_run_imports_no_torch(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Metrics of the logits at the answer position. One file and one line here per metric."""
+"""Metrics of the logits at the answer position. One file and one line here per metric.
+
+Answers without torch, like the registry of methods.
+"""
 
 from kcircuits.engine.metrics.kl import kl_divergence
 from kcircuits.engine.metrics.log_probability import target_log_probability
@@ -9,6 +12,7 @@ from kcircuits.errors import UsageError
 METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (logit_difference, target_log_probability, kl_divergence)
 }
+DEFAULT_METRIC = logit_difference.name
 
 
 def get_metric(name: str) -> Metric:
@@ -20,4 +24,4 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-__all__ = ["METRICS", "Metric", "get_metric"]
+__all__ = ["DEFAULT_METRIC", "METRICS", "Metric", "get_metric"]

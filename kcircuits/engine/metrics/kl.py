@@ -4,8 +4,8 @@ Its gradient at the clean run is zero, so methods that differentiate only there 
 """
 
 from jaxtyping import Float, Int
-from torch import Tensor
 
+from kcircuits.engine.annotations import Tensor
 from kcircuits.engine.metrics.metric import Metric
 
 

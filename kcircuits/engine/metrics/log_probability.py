@@ -1,8 +1,8 @@
 """Log-probability of the target's first token."""
 
 from jaxtyping import Float, Int
-from torch import Tensor
 
+from kcircuits.engine.annotations import Tensor
 from kcircuits.engine.metrics.metric import Metric
 
 

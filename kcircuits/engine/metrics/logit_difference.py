@@ -1,8 +1,8 @@
 """Logit of the target minus logit of the foil: the field's default."""
 
 from jaxtyping import Float, Int
-from torch import Tensor
 
+from kcircuits.engine.annotations import Tensor
 from kcircuits.engine.metrics.metric import Metric
 
 

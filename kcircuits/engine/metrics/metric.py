@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from kcircuits.engine.annotations import Tensor
 
 MetricFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
