@@ -252,8 +252,9 @@ def test_fact_scores_are_the_mean_of_their_prompts(tiny: Any, make_batch: MakeBa
 
 @pytest.mark.parametrize(
     ("dtype", "bound"),
-    # bfloat16 keeps 8 bits; errors add up over layers.
-    [(torch.float32, 1e-5), (torch.bfloat16, 0.2)],
+    # bfloat16 keeps 8 bits; errors add up over layers. float32: seen is 2e-5, and it depends on
+    # the threads that sums are split over.
+    [(torch.float32, 1e-4), (torch.bfloat16, 0.2)],
 )
 def test_lower_precision_stays_near(
     tiny: Any, make_batch: MakeBatch, dtype: torch.dtype, bound: float
