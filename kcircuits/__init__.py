@@ -10,18 +10,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Cell": "kcircuits.core.cell",
     "Checkpoint": "kcircuits.core.manifest",
     "Circuits": "kcircuits.core.circuit",
+    "Diff": "kcircuits.study.diff",
     "EdgeScores": "kcircuits.core.scores",
     "Fact": "kcircuits.core.facts",
     "Faithfulness": "kcircuits.core.faithfulness",
+    "KCircuitsError": "kcircuits.errors",
     "Manifest": "kcircuits.core.manifest",
     "Model": "kcircuits.models",
     "Prompt": "kcircuits.core.facts",
     "PromptBatch": "kcircuits.core.batch",
+    "Run": "kcircuits.study",
     "Topology": "kcircuits.core.topology",
     "attribute": "kcircuits.discovery.attribute",
     "evaluate": "kcircuits.evaluation",
+    "fetch_model": "kcircuits.models",
     "load_facts": "kcircuits.io.facts",
     "load_manifest": "kcircuits.io.manifest",
     "load_model": "kcircuits.models",
@@ -30,14 +35,14 @@ _PUBLIC = {
     "select": "kcircuits.core.selection",
     "swap_checkpoint": "kcircuits.models",
     "tokenize": "kcircuits.models",
+    "write_facts": "kcircuits.io.facts",
+    "write_manifest": "kcircuits.io.manifest",
 }
 
-__all__ = ["KCircuitsError", "__version__", *_PUBLIC]  # names of lazy attributes
+__all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "KCircuitsError":
-        return importlib.import_module("kcircuits.errors").KCircuitsError
     if name not in _PUBLIC:
         raise AttributeError(f"module 'kcircuits' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -111,17 +111,21 @@ class PromptBatch:
     @property
     def pos_mask(self) -> Bool[np.ndarray, "prompt pos"]:
         """True at real tokens."""
-        return np.arange(self.clean.shape[1])[None, :] < self.lengths[:, None]
+        pos = np.arange(self.clean.shape[1], dtype=np.int64)
+        return pos[None, :] < self.lengths[:, None]
 
     @property
     def prefix_lengths(self) -> Int[np.ndarray, " prompt"]:
         """Tokens before the first one where clean and corrupt differ."""
-        differs = (self.clean != self.corrupt) & self.pos_mask
-        return np.where(differs.any(1), differs.argmax(1), self.lengths - 1)
+        differs: Bool[np.ndarray, "prompt pos"] = (self.clean != self.corrupt) & self.pos_mask
+        first: Int[np.ndarray, " prompt"] = differs.argmax(1)
+        found: Int[np.ndarray, " prompt"] = np.where(differs.any(1), first, self.lengths - 1)
+        return found
 
     def rows(self, index: Any) -> "PromptBatch":
         """The batch with only the given rows, cut to their longest; the fact axis is kept."""
         index = np.arange(len(self))[index]
+        kept: list[int] = index.tolist()
         width = int(self.lengths[index].max(initial=1))
         return replace(
             self,
@@ -132,8 +136,8 @@ class PromptBatch:
             foil=self.foil[index],
             fact_idx=self.fact_idx[index],
             prompt_idx=self.prompt_idx[index],
-            uses=None if self.uses is None else tuple(self.uses[i] for i in index),
-            candidates=tuple(self.candidates[i] for i in index) if self.candidates else (),
+            uses=None if self.uses is None else tuple(self.uses[i] for i in kept),
+            candidates=tuple(self.candidates[i] for i in kept) if self.candidates else (),
         )
 
     def with_use(self, use: Use) -> "PromptBatch":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -11,6 +11,11 @@ from jaxtyping import Bool, Float, Int
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology
 from kcircuits.errors import UsageError
+
+if TYPE_CHECKING:  # only the stubs know a type of node
+    Graph: TypeAlias = nx.MultiDiGraph[str]
+else:
+    Graph = nx.MultiDiGraph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class Circuits:
     def __len__(self) -> int:
         return len(self.mask)
 
-    def __iter__(self) -> Iterator[nx.MultiDiGraph]:
+    def __iter__(self) -> Iterator[Graph]:
         return (self.graph(fact_id) for fact_id in self.fact_ids)
 
     @property
@@ -88,7 +93,7 @@ class Circuits:
         mask = self.mask[self._row(fact_id)]
         return [self.topology.edge_name(int(u), int(v)) for u, v in np.argwhere(mask)]
 
-    def graph(self, fact_id: str) -> nx.MultiDiGraph:
+    def graph(self, fact_id: str) -> Graph:
         """The circuit of a fact as a networkx directed graph.
 
         Nodes are ``input``, heads, MLPs and ``logits``, with ``layer`` and ``kind``. A head's
@@ -151,9 +156,9 @@ def circuit_graph(
     scores: Float[np.ndarray, "n_forward n_backward"] | None = None,
     *,
     name: str = "",
-) -> nx.MultiDiGraph:
+) -> Graph:
     """A mask as a graph; see ``Circuits.graph``."""
-    graph = nx.MultiDiGraph(name=name)
+    graph: Graph = nx.MultiDiGraph(name=name)
     present = node_mask(mask[None], topology)[0]
     for node in np.array(topology.nodes)[present].tolist():
         graph.add_node(node, layer=topology.node_layer(node), kind=topology.node_kind(node))

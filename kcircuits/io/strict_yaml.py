@@ -58,21 +58,25 @@ def _check_events(text: str, file: Path) -> None:
     """Refuse what the composer would follow or recurse into, before it does."""
     depth = n_documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
         n_documents += isinstance(event, yaml.DocumentStartEvent)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
+        # Aliases have an anchor too: the one that they repeat.
+        anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
         problem = None
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            problem = f"anchors and aliases ({shown(event.anchor)}) are not allowed"
-        elif getattr(event, "tag", None):
-            problem = f"tags ({shown(event.tag)}) are not allowed"
+        if anchor:
+            problem = f"anchors and aliases ({shown(anchor)}) are not allowed"
+        elif tag:
+            problem = f"tags ({shown(tag)}) are not allowed"
         elif depth > MAX_DEPTH:
             problem = f"is nested deeper than {MAX_DEPTH} levels"
         elif n_documents > 1:
             problem = "holds more than one YAML document"
         if problem:
-            raise ManifestError(problem, file=file, line=line, hint="write the values out plainly")
+            mark: Any = event.start_mark  # always there for text; the stubs allow None
+            raise ManifestError(
+                problem, file=file, line=mark.line + 1, hint="write the values out plainly"
+            )
 
 
 def _check_node(node: Any, at: Location, lines: dict[Location, int], file: Path) -> None:

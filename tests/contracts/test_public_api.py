@@ -1,0 +1,66 @@
+"""The public face: which names there are, that they say what they are, and what they cost."""
+
+import subprocess
+import sys
+
+import pytest
+
+import kcircuits as kc
+
+# A name that goes or comes is a change that users have to be told of: see CHANGELOG.md.
+LIGHT = [  # answer without torch
+    "Cell", "Checkpoint", "Circuits", "Diff", "EdgeScores", "Fact", "Faithfulness",
+    "KCircuitsError", "Manifest", "Prompt", "PromptBatch", "Run", "Topology", "load_facts",
+    "load_manifest", "open_run", "select", "write_facts", "write_manifest",
+]  # fmt: skip
+HEAVY = [
+    "Model", "attribute", "evaluate", "fetch_model", "load_model", "probe", "swap_checkpoint",
+    "tokenize",
+]  # fmt: skip
+
+
+def run_python(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_are_these() -> None:
+    assert dir(kc) == sorted(kc.__all__) == sorted(["__version__", *LIGHT, *HEAVY])
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *HEAVY])
+def test_public_name_resolves_and_is_documented(name: str) -> None:
+    value = getattr(kc, name)
+    assert callable(value)
+    assert value.__name__ == name
+    # A dataclass without a docstring of its own gets its signature as one.
+    assert value.__doc__
+    assert not value.__doc__.startswith(f"{name}(")
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'atribute'"):
+        _ = kc.atribute
+
+
+def test_importing_touches_nothing() -> None:
+    run_python(
+        "import logging, random, sys, warnings\n"
+        "before = random.getstate(), logging.root.handlers[:], logging.root.level, "
+        "warnings.filters[:]\n"
+        "import kcircuits\n"
+        "after = random.getstate(), logging.root.handlers[:], logging.root.level, "
+        "warnings.filters[:]\n"
+        "assert after == before\n"
+        "heavy = {'torch', 'numpy', 'plotly', 'transformers', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+
+
+def test_names_for_reading_import_no_torch() -> None:
+    run_python(
+        "import sys, kcircuits as kc\n"
+        f"for name in {LIGHT}: getattr(kc, name)\n"
+        "import kcircuits.cli.diff, kcircuits.study.diff_page, kcircuits.discovery\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
