@@ -1,13 +1,14 @@
 """``kcircuits run``: computes what the results lack, at every epoch and for every fact."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import common, manifest_of, run_dir_of
 from kcircuits.cli.output import print_error, print_json, print_table, printable
-from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError
+from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError, UsageError
 
 if TYPE_CHECKING:
     from kcircuits.sweep.compute import Compute
@@ -48,6 +49,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, compute, commit."""
+    if not 0 <= args.wait < math.inf:
+        raise UsageError(
+            f"--wait is {args.wait:g}; expected seconds, 0 or more and finite", field="wait"
+        )
     request, folder = _request(args), run_dir_of(args)
     if args.dry_run:
         return _dry_run(args, request, folder)
@@ -96,7 +101,9 @@ def _request(args: argparse.Namespace) -> "Request":
         manifest=manifest,
         known_facts=facts,
         facts=choose_facts(facts, args.facts),
-        checkpoints=manifest.select(args.epochs) if args.epochs else manifest.checkpoints,
+        checkpoints=manifest.select(args.epochs)
+        if args.epochs is not None
+        else manifest.checkpoints,
         settings=settings,
         batch_size=args.batch_size,
     )

@@ -45,7 +45,8 @@ def run_status(args: argparse.Namespace) -> int:
     from kcircuits.study.run import open_run
 
     folder = run_dir_of(args)
-    removed = repair_store(folder / "store") if args.repair else []
+    has_store = (folder / "store").is_dir()  # a mistyped folder must not become one
+    removed = repair_store(folder / "store") if args.repair and has_store else []
     problems = corrupt_shards(folder / "store" / "shards") if args.verify else []
     if problems:
         return _print_problems(args, folder, problems)

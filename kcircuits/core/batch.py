@@ -63,8 +63,8 @@ class PromptBatch:
             fact_ids: Names of the facts; default ``fact-0``, ``fact-1``, ...
 
         Raises:
-            FactsError: Shapes that do not fit, or a row whose clean and corrupt prompts or whose
-                target and foil are equal.
+            FactsError: Shapes that do not fit, ids that are no whole numbers or below 0, lengths
+                out of range, or a fact named twice.
         """
         clean, corrupt, pair = (_ids(x) for x in (clean, corrupt, target_foil))
         n_prompts = len(clean)
@@ -74,6 +74,7 @@ class PromptBatch:
                 "do not fit together",
                 hint="give clean and corrupt as [prompt, pos] and target_foil as [prompt, 2]",
             )
+        lengths = _lengths(lengths, clean.shape)
         rows = np.arange(n_prompts) if fact_idx is None else _ids(fact_idx)
         n_facts = int(rows.max(initial=-1)) + 1
         names = tuple(f"fact-{i}" for i in range(n_facts)) if fact_ids is None else tuple(fact_ids)
@@ -83,16 +84,21 @@ class PromptBatch:
                 f"({n_prompts} rows)",
                 field="fact_idx",
             )
+        if len(set(names)) < len(names):
+            raise FactsError(
+                f"fact_ids names a fact twice: {', '.join(map(str, names[:8]))}",
+                field="fact_ids",
+                hint="name each fact once, and say with fact_idx which rows are its prompts",
+            )
         seen = np.zeros(n_facts, dtype=np.int64)
         prompt_idx = np.zeros(n_prompts, dtype=np.int64)
         for row, fact in enumerate(rows):
             prompt_idx[row] = seen[fact]
             seen[fact] += 1
-        full = np.full(n_prompts, clean.shape[1], dtype=np.int64)
         return cls(
             clean=clean,
             corrupt=corrupt,
-            lengths=full if lengths is None else _ids(lengths),
+            lengths=lengths,
             target=pair[:, 0],
             foil=pair[:, 1],
             fact_idx=rows,
@@ -159,7 +165,27 @@ class PromptBatch:
 
 
 def _ids(values: Any) -> Int[np.ndarray, "..."]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as cause:  # ragged, or a tensor with a gradient
+        raise FactsError(
+            f"token ids cannot be read: {cause}",
+            field="tokens",
+            hint="give rows of equal length, padded on the right, with lengths",
+        ) from cause
     if array.size and array.dtype.kind not in "iu":
         raise FactsError(f"token ids must be whole numbers, not {array.dtype}", field="tokens")
+    if array.size and array.min() < 0:
+        raise FactsError(f"{array.min()} is no token id; expected 0 or more", field="tokens")
     return array.astype(np.int64)
+
+
+def _lengths(given: Any, shape: tuple[int, ...]) -> Int[np.ndarray, " prompt"]:
+    n_prompts, width = shape
+    lengths = np.full(n_prompts, width, dtype=np.int64) if given is None else _ids(given)
+    if lengths.shape != (n_prompts,) or ((lengths < 1) | (lengths > width)).any():
+        raise FactsError(
+            f"lengths are {lengths.tolist()[:8]}; expected {n_prompts} numbers from 1 to {width}",
+            field="lengths",
+        )
+    return lengths

@@ -57,6 +57,11 @@ class Circuits:
                 f"mask is {array.dtype} {array.shape}; "
                 f"expected bool [fact, {wanted[0]}, {wanted[1]}]"
             )
+        if fact_ids is not None and not len(fact_ids) == len(set(fact_ids)) == len(array):
+            raise UsageError(
+                f"{len(fact_ids)} fact_ids for {len(array)} masks; expected one each, no two equal",
+                field="fact_ids",
+            )
         wrong = np.argwhere(array & ~topology.edge_mask)
         if len(wrong):
             fact, u, v = (int(i) for i in wrong[0])

@@ -85,7 +85,7 @@ def resolve_ref(ref: str, checkpoints: tuple[Checkpoint, ...]) -> int:
     if ref in ("first", "last"):
         return 0 if ref == "first" else len(ids) - 1
     hits: list[int] = []
-    if match := re.fullmatch(r"step(\d+)", ref):
+    if match := re.fullmatch(r"step(\d{1,18})", ref):
         hits = [i for i, c in enumerate(checkpoints) if c.step == int(match[1])]
     elif match := re.fullmatch(r"ep(?:och)?(\d+(?:\.\d+)?)", ref):
         hits = [i for i, c in enumerate(checkpoints) if c.epoch == float(match[1])]

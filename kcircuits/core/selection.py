@@ -1,5 +1,6 @@
 """From scores to circuits."""
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,8 @@ def select(
     if sum(rule is not None for rule in (n_edges, fraction, threshold)) != 1:
         raise UsageError("select needs exactly one of n_edges, fraction and threshold")
     if threshold is not None:
-        if not threshold > 0:
-            raise UsageError(f"threshold is {threshold}; expected a number above 0")
+        if not (isinstance(threshold, Real) and threshold > 0):
+            raise UsageError(f"threshold is {threshold!r}; expected a number above 0")
         chosen = (np.abs(scores.values) >= threshold) & topology.edge_mask
         n_ties = np.zeros(len(chosen), dtype=np.int64)
     else:
@@ -59,11 +60,13 @@ def edge_budget(
 ) -> int:
     """The number of edges that a count or a fraction means, int(fraction N) and at least 1."""
     if n_edges is None:
-        if fraction is None or not 0 < fraction <= 1:
-            raise UsageError(f"fraction is {fraction}; expected a number above 0 and up to 1")
+        if not (isinstance(fraction, Real) and 0 < fraction <= 1):
+            raise UsageError(f"fraction is {fraction!r}; expected a number above 0 and up to 1")
         n_edges = max(1, int(fraction * topology.n_edges))
-    if not 0 <= n_edges <= topology.n_edges:
-        raise UsageError(f"n_edges is {n_edges}; expected 0 to {topology.n_edges}")
+    if not (isinstance(n_edges, Integral) and 0 <= n_edges <= topology.n_edges):
+        raise UsageError(
+            f"n_edges is {n_edges!r}; expected a whole number from 0 to {topology.n_edges}"
+        )
     return n_edges
 
 

@@ -56,7 +56,8 @@ class TokenRows:
             CheckpointError: A token id beyond the embedding, or more positions than the model has.
         """
         d_vocab = weights.embed.shape[0]
-        largest = max(int(ids.max(initial=0)) for ids in (batch.clean, batch.corrupt))
+        used = (batch.clean, batch.corrupt, batch.target, batch.foil)
+        largest = max(int(ids.max(initial=0)) for ids in used)
         if largest >= d_vocab:
             raise CheckpointError(
                 f"token id {largest} is beyond the embedding, which has {d_vocab} rows",

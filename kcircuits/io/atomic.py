@@ -19,6 +19,10 @@ _REMEDIES = {
     errno.EACCES: "ask for write permission on that folder, or choose another one",
     errno.EPERM: "ask for write permission on that folder, or choose another one",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EEXIST: "that name is taken: choose another one",
+    errno.EISDIR: "that is a folder: name the file itself",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a part of that path is a file: choose another folder",
     errno.EIO: "the disk reports a hardware error: choose another disk",
 }
 
@@ -49,6 +53,20 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise access_error(error, path, "write") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and makes sure that files can be written there before work is spent on them.
+
+    Raises:
+        FileAccessError: The operating system refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=_PREFIX, dir=folder):
+            pass
+    except OSError as error:
+        raise access_error(error, folder, "write") from error
 
 
 def clear_leftovers(folder: Path, name: str = "*") -> None:

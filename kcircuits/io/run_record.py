@@ -146,10 +146,13 @@ def read_run_record(folder: Path) -> RunRecord:
     """
     file = folder / RUN_FILE
     content = read_sealed(file, hint=_REMEDY, missing=lambda: _no_run(folder))
-    if content.pop("schema") != _SCHEMA:
-        raise StoreCorruptError("written by another version", file=file, hint=_REMEDY)
-    requests = tuple(_request(entry) for entry in content.pop("requests"))
-    return RunRecord(**content, requests=requests)
+    try:
+        if content.pop("schema") != _SCHEMA:
+            raise ValueError("another schema")
+        requests = tuple(_request(entry) for entry in content.pop("requests"))
+        return RunRecord(**content, requests=requests)
+    except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        raise StoreCorruptError("written by another version", file=file, hint=_REMEDY) from cause
 
 
 def _request(entry: dict[str, Any]) -> RequestRecord:

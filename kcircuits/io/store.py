@@ -208,10 +208,10 @@ class Store:
             content = read_sealed(self._index_file, hint="", missing=FileNotFoundError)
             if content["schema"] != _INDEX_SCHEMA:
                 return {}
-        except (FileNotFoundError, StoreCorruptError):
-            return {}
-        rows = content["batches"].items()
-        return {batch: [CellRow(**row) for row in listed] for batch, listed in rows}
+            rows = content["batches"].items()
+            return {batch: [CellRow(**row) for row in listed] for batch, listed in rows}
+        except (FileNotFoundError, StoreCorruptError, AttributeError, KeyError, TypeError):
+            return {}  # gone, spoiled, or of another version
 
     def _index_cells(self) -> None:
         self._cells = {}

@@ -20,7 +20,7 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Manifest
 from kcircuits.errors import InputError, UsageError
 from kcircuits.evaluation import known_facts
-from kcircuits.io.atomic import write_atomic
+from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark import generate
@@ -97,6 +97,7 @@ def build(
             field=field,
             hint="choose another folder with --out, or delete this one",
         )
+    make_folder(folder)
     if isinstance(chosen.base, str) or model is not None:
         base_name = model or str(chosen.base)
         base = fetch_model(base_name)
@@ -154,13 +155,8 @@ def train_built(
     Raises:
         UsageError: No such strategy, or a setting out of range.
     """
+    check_strategy(built.preset, strategy)
     training = _preset(built.preset).training
-    if strategy not in training:
-        raise UsageError(
-            f"there is no strategy {strategy!r}",
-            field="strategy",
-            hint=f"choose from {', '.join(training)}",
-        )
     given = {"n_epochs": n_epochs, "lr": lr, "seed": built.seed if seed is None else seed}
     spec = replace(training[strategy], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     return train(
@@ -173,6 +169,17 @@ def train_built(
         base_name=built.base_name,
         progress=progress,
     )
+
+
+def check_strategy(preset: str, strategy: str) -> None:
+    """UsageError where a preset does not exist, or cannot be trained by a strategy."""
+    training = _preset(preset).training
+    if strategy not in training:
+        raise UsageError(
+            f"there is no strategy {strategy!r}",
+            field="strategy",
+            hint=f"choose from {', '.join(training)}",
+        )
 
 
 def build_and_train(
@@ -244,8 +251,10 @@ def _preset(name: str) -> Preset:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not {"base", "base_name"} <= set(content) or "preset" not in content["request"]:
-            raise KeyError("base")
+        request = content["request"]
+        texts = content["base"], content["base_name"], request["preset"]
+        if not all(isinstance(text, str) for text in texts) or type(request["seed"]) is not int:
+            raise TypeError("a field of another type")
     except (ValueError, KeyError, TypeError) as cause:
         raise InputError(
             "this record of a benchmark cannot be read",

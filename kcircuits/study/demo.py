@@ -14,7 +14,7 @@ from kcircuits.core.manifest import Manifest
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.lab.presets import PRESETS
-from kcircuits.lab.study import build, train_built
+from kcircuits.lab.study import build, check_strategy, train_built
 from kcircuits.study.diff import Diff
 from kcircuits.study.diff_page import diff_page
 from kcircuits.study.run import Run, open_run
@@ -23,7 +23,7 @@ from kcircuits.sweep.model_compute import ModelCompute
 from kcircuits.sweep.request import Request, make_settings
 
 # The benchmark's presets group their facts by it.
-STRATUM = "frequency"
+STRATUM = "split"
 
 Bar = Callable[[], AbstractContextManager[Any]]
 
@@ -89,6 +89,7 @@ def run_demo(
         base_bar: Progress of a base model made on the spot.
         training_bar: Progress of the training.
     """
+    check_strategy(preset, strategy)
     say("base model and benchmark")
     with base_bar() as progress:
         built = build(preset, out, seed=seed, progress=progress)

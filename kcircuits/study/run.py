@@ -12,7 +12,7 @@ from kcircuits.core.manifest import Checkpoint, resolve_ref
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.io.atomic import write_atomic
-from kcircuits.io.jsonl import read_rows
+from kcircuits.io.jsonl import Kinds, read_rows
 from kcircuits.io.run_record import (
     CheckpointRecord,
     RequestRecord,
@@ -24,6 +24,13 @@ from kcircuits.io.store import CellRow, Store
 if TYPE_CHECKING:
     from kcircuits.analysis.overlap import Level
     from kcircuits.study.diff import Diff
+
+_ABSENT = type(None)
+# The fields that the pages read; the rest of a row is for whoever wrote it.
+_PROBE: Kinds = {
+    "fact": (str,), "epoch": (float, _ABSENT), "known": (bool,), "prob": (float,)
+}  # fmt: skip
+_TRAIN: Kinds = {"epoch": (float,), "loss": (float, _ABSENT)}
 
 
 def open_run(path: str | Path) -> "Run":
@@ -116,12 +123,12 @@ class Run:
     @property
     def probes(self) -> list[dict[str, Any]]:
         """Rows of ``probes.jsonl``: one probe of one fact at one checkpoint each."""
-        return read_rows(self.path / "probes.jsonl")
+        return read_rows(self.path / "probes.jsonl", _PROBE)
 
     @property
     def train(self) -> list[dict[str, Any]]:
         """Rows of ``train.jsonl``: loss and learning rate over epochs."""
-        return read_rows(self.path / "train.jsonl")
+        return read_rows(self.path / "train.jsonl", _TRAIN)
 
     def checkpoint(self, ref: str) -> CheckpointRecord:
         """The checkpoint that ``ref`` means: an id, ``ep3``, ``step2400``, ``first`` or ``last``.
@@ -211,6 +218,8 @@ class Run:
             IncomparableError: Cells are missing or do not compare.
             UsageError: There is no such epoch, fact or stratum.
         """
+        if level not in ("edge", "node"):
+            raise UsageError(f"level is {level!r}; expected edge or node", field="level")
         from kcircuits.study.diff import Diff  # imports this module's Run
 
         ends = [self.checkpoint(ref) for ref in (a, b)]

@@ -142,6 +142,32 @@ def test_other_requests_in_the_same_folder_are_refused(lab, capsys):
     assert "this folder holds a run with run 'smoke-full', not 'smoke-lora'" in err
 
 
+@pytest.mark.parametrize("verb", ["lab build", "demo"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(lab, capsys, monkeypatch, verb):
+    monkeypatch.setattr(study, "make_base", lambda *_, **__: pytest.fail("worked for nothing"))
+    lab.write_text("a file")
+    code = main([*verb.split(), "--preset", "smoke", "--out", str(lab), "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (code, error["code"], error["file"]) == (7, "io", str(lab))
+
+
+def test_the_demo_tells_of_a_strategy_before_the_work(lab, capsys):
+    code = main(["demo", "--preset", "smoke", "--strategy", "rag", "--out", str(lab), "--json"])
+    assert code == 2
+    assert "there is no strategy 'rag'" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert not lab.exists()
+
+
+@pytest.mark.parametrize("change", [{"base": 3}, {"request": {"preset": "smoke"}}, {"request": []}])
+def test_a_record_of_another_shape_is_told(lab, capsys, change):
+    lab.mkdir()
+    good = {"base": "model", "base_name": "b", "request": {"preset": "smoke", "seed": 0}}
+    (lab / "lab.json").write_text(json.dumps(good | change))
+    code, _, err = call(capsys, "train", "--out", lab)
+    assert code == 3
+    assert "cannot be read" in err
+
+
 def test_a_damaged_record_is_told(lab, capsys):
     build(capsys, lab)
     (lab / "lab.json").write_text("{}")

@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kcircuits.cli.main import main
+from kcircuits.errors import UsageError
 from kcircuits.study import open_run
 
 Output = pytest.CaptureFixture[str]
@@ -205,9 +206,10 @@ def test_no_usable_checkpoint_is_an_error_of_its_own(copy: Path, capsys: Output)
         (["--method", "eap", "--ig-steps", "3"], "ig_steps = 3 is no parameter of eap"),
         (["--fraction", "2"], "fraction is 2.0; expected a number above 0 and up to 1"),
         (["--facts", "nobody"], "'nobody' is neither a fact nor a stratum of this run"),
+        (["--epochs", ""], "'' means no checkpoint of this run"),
         (["--epochs", "ep9"], "'ep9' means no checkpoint of this run"),
         (["--batch-size", "0"], "batch_size is 0; expected at least 1"),
-        (["--n-edges", "100000"], "n_edges is 100000; expected 0 to"),
+        (["--n-edges", "100000"], "n_edges is 100000; expected a whole number from 0 to"),
         (["--device", "gpu7"], "gpu7"),
     ],
 )
@@ -255,6 +257,31 @@ def test_status_without_results_names_the_remedy(copy: Path, capsys: Output) -> 
     code, content = told(capsys, "status", "--run", "nowhere")
     assert code == 2
     assert "kcircuits run" in content["error"]["hint"]
+
+
+def test_repair_makes_no_folder_of_a_mistyped_one(copy: Path, capsys: Output) -> None:
+    assert told(capsys, "status", "--repair", "--run", "nowhere")[0] == 2
+    assert not (copy / "nowhere").exists()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf"])
+def test_wait_must_end(copy: Path, capsys: Output, seconds: str) -> None:
+    code, content = told(capsys, "run", "--quiet", "--wait", seconds)
+    assert code == 2
+    assert "wait" in content["error"]["message"]
+
+
+def test_diff_at_a_level_that_is_none(copy: Path) -> None:
+    with pytest.raises(UsageError, match="level is 'head'; expected edge or node"):
+        open_run(copy / "runs/tiny").diff("ep0", "ep1", level="head")  # type: ignore[arg-type]
+
+
+def test_report_tells_of_a_spoiled_probe(copy: Path, capsys: Output) -> None:
+    probes = copy / "runs/tiny/probes.jsonl"
+    probes.write_text('{"fact": "f0", "epoch": "x", "known": true, "prob": 0.5}\n')
+    code, content = told(capsys, "report", "--out", "page.html")
+    assert (code, content["error"]["line"], content["error"]["field"]) == (5, 1, "epoch")
+    assert not (copy / "page.html").exists()
 
 
 def test_status_and_dry_run_import_no_torch(copy: Path) -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from kcircuits.core.cell import Cell
 from kcircuits.errors import FileAccessError, StoreCorruptError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.jsonl import append_rows, read_rows
+from kcircuits.io.run_record import read_run_record
+from kcircuits.io.sealed import sealed
 from kcircuits.io.store import Store, repair_store
 
 MakeCell = Callable[[str], Cell]
@@ -179,6 +182,40 @@ def test_jsonl_names_a_broken_line(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n[2]\n{"a": 3}\n')
     with pytest.raises(StoreCorruptError, match=r"rows\.jsonl:2"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    "row",
+    ['{"b": 1}', '{"a": "x"}', '{"a": true}', '{"a": null}', '{"a": NaN}', "[" * 100_000],
+)
+def test_jsonl_names_a_row_that_readers_cannot_use(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f'{{"a": 1.5}}\n{{"a": 2}}\n{row}\n')
+    with pytest.raises(StoreCorruptError, match=r"rows\.jsonl:3"):
+        read_rows(file, {"a": (float,)})
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileAccessError, match="name the file itself"):
+        write_atomic(tmp_path, "text")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"schema": "kcircuits.run-record/1"}, "text"])
+def test_a_sealed_record_of_another_shape_is_told(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "run.yaml").write_bytes(sealed(content))
+    with pytest.raises(StoreCorruptError, match="another version"):
+        read_run_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {}, {"schema": "kcircuits.index/1"}, {"schema": "kcircuits.index/1", "batches": []}],
+)
+def test_an_index_of_another_shape_is_rebuilt(tmp_path: Path, make_cell, content: Any) -> None:
+    cell = make_cell("one")
+    Store(tmp_path).commit(BATCH, [cell])
+    (tmp_path / "index.json").write_bytes(sealed(content))
+    assert cell.key in Store(tmp_path)
 
 
 def test_jsonl_disk_fault_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch) -> None:

@@ -363,3 +363,6 @@ def test_token_ids_beyond_the_embedding_are_refused(
     clean[0, 0] = 40
     with pytest.raises(CheckpointError, match="token id 40 is beyond the embedding"):
         TokenRows.from_batch(replace(batch, clean=clean), tiny_of().weights)
+    target = np.full_like(batch.target, 41)
+    with pytest.raises(CheckpointError, match="token id 41 is beyond the embedding"):
+        TokenRows.from_batch(replace(batch, target=target), tiny_of().weights)
