@@ -6,6 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Tests execute the annotations of the engine: types, number types and shapes of every call.
+install_import_hook("kcircuits.engine", "beartype.beartype")
 
 # Test processes run side by side; threads of their own would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

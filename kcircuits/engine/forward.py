@@ -132,7 +132,9 @@ def n_prefix(prefix: Prefix | None) -> int:
     return 0 if prefix is None else prefix[0][0].shape[2]
 
 
-def repeat_prefix(prefix: Prefix | None, n: int) -> Prefix | None:
+def repeat_prefix(
+    prefix: Prefix | None, n: int
+) -> tuple[tuple[Tensor, Tensor], ...] | None:  # another ``row`` than the prefix's
     """The prefix for rows stacked ``n`` times."""
     if prefix is None or n == 1:
         return prefix

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kcircuits.models.weights import AttentionWeights, MlpWeights, NormWeights
 
-KeysValues = tuple[Float[Tensor, "row n_heads pos d_head"], Float[Tensor, "row n_heads pos d_head"]]
+# Keys and values of other positions than the queries' ``pos``.
+KeysValues = tuple[Float[Tensor, "row n_heads _ d_head"], Float[Tensor, "row n_heads _ d_head"]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def attention_output(
     return mixed if attention.post_norm is None else normalise(mixed, attention.post_norm).output
 
 
-def mlp_output(x: Float[Tensor, "row pos d_model"], mlp: MlpWeights) -> Tensor:
+def mlp_output(x: Float[Tensor, "... d_model"], mlp: MlpWeights) -> Tensor:
     """What an MLP writes for its normalised input."""
     hidden = F.linear(x, mlp.up, mlp.b_up)
     if mlp.gate is None:
