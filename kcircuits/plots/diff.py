@@ -76,7 +76,7 @@ def diff_figure(table: list[Row]) -> go.Figure:
             mode="markers",
             marker={
                 "symbol": symbol,
-                "size": 12,
+                "size": 24 if field == "ceiling" else 12,  # to be seen behind the dot
                 "color": colour,
                 "line": {"width": 2, "color": colour},
             },
@@ -172,7 +172,11 @@ def _edge_layout(labels: list[str]) -> dict[str, Any]:
         "template": TEMPLATE,
         "height": 110 + 24 * len(labels),
         "hovermode": "closest",
-        "xaxis": {"title": {"text": "edge score (metric units)"}, "zeroline": True},
+        "showlegend": True,
+        "xaxis": {
+            "title": {"text": "edge score (units of the metric; below 0 helps)"},
+            "zeroline": True,
+        },
         "yaxis": {
             "title": {"text": "edge"},
             "type": "category",

@@ -128,7 +128,7 @@ def _details(diff: Diff) -> list[Row]:
 def _summary(diff: Diff) -> Block:
     cards = [
         {
-            "label": f"turnover, {row['stratum']}",
+            "label": f"turnover, {diff.by} {row['stratum']}" if diff.by else "turnover",
             "value": number(row["turnover"]),
             "note": f"{VERDICTS[row['verdict']]}: {row['reason']}",
         }

@@ -119,7 +119,8 @@ def _summary(results: Results, steps: Sequence[Row]) -> Block:
         {
             "label": f"faithfulness at {last}",
             "value": number(float(np.mean(judged)) if judged else None),
-            "note": f"mean over {len(judged)} of {len(grid)} facts; the rest cannot be judged",
+            "note": f"mean over {len(judged)} of {len(grid)} facts"
+            + ("; the rest cannot be judged" * (len(judged) < len(grid))),
         }
     )
     overall = [row for row in steps if row["stratum"] == "all" and row["turnover"] is not None]
