@@ -72,9 +72,12 @@ def tokenize_facts(tokenizer: Any, facts: Sequence[Fact]) -> PromptBatch:
     Rows are in the order of facts and their prompts; ``uses`` is filled in for all of them.
 
     Raises:
-        UsageError: There is no tokenizer, or there are no facts.
+        UsageError: There is no tokenizer, there are no facts, or one is given twice.
         FactsError: The first prompt that breaks a rule of this module.
     """
+    ids = [fact.id for fact in facts]
+    if twice := next((name for name in ids if ids.count(name) > 1), None):
+        raise UsageError(f"fact {twice!r} is given twice", field="facts", hint="give it once")
     rows, problems = encode_prompts(tokenizer, facts, max_problems=1)
     if problems:
         raise problems[0]

@@ -213,6 +213,11 @@ def test_without_tokenizer_or_facts(act: Callable[..., Any]) -> None:
         act(build_tokenizer(), [])
 
 
+def test_tokenize_refuses_a_fact_given_twice() -> None:
+    with pytest.raises(UsageError, match="is given twice"):
+        tokenize_facts(build_tokenizer(), [fact(PROMPT), fact(PROMPT)])
+
+
 def test_tokenize_refuses_what_the_model_cannot_read() -> None:
     def model(d_vocab: int, n_ctx: int) -> Any:
         cfg = SimpleNamespace(d_vocab=d_vocab, n_ctx=n_ctx)
