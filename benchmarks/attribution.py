@@ -66,10 +66,12 @@ class Plain:
         self.model.requires_grad_(False)
 
     def forward(self, batch: kc.PromptBatch) -> None:
+        """Logits at all positions."""
         with torch.no_grad():
             self.model(torch.as_tensor(batch.clean))
 
     def floor(self, batch: kc.PromptBatch) -> None:
+        """What an attribution by integrated gradients cannot do without."""
         clean = torch.as_tensor(batch.clean)
         pair = torch.as_tensor(np.stack([batch.target, batch.foil], 1))
         self.forward(batch)

@@ -10,7 +10,14 @@ from kcircuits.core.batch import PromptBatch
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.scores import EdgeScores
 from kcircuits.discovery.registry import DEFAULT_METHOD, get_method, resolve_params
-from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, parse_memory, recorded_bytes
+from kcircuits.engine.chunks import (
+    DEFAULT_MEMORY,
+    count_workers,
+    parse_memory,
+    plan_chunks,
+    recorded_bytes,
+    run_chunks,
+)
 from kcircuits.engine.metrics import DEFAULT_METRIC, get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
@@ -100,7 +107,8 @@ def _plan(
 ) -> list[np.ndarray]:
     # A shared prefix keeps keys and values only, so the positions after it are what counts.
     n_pos = int((batch.lengths - np.minimum(batch.prefix_lengths, batch.lengths - 1)).max())
-    return list(chunks(batch, recorded_bytes(weights, n_pos, n_steps), memory))
+    n_bytes = recorded_bytes(weights, n_pos, n_steps)
+    return plan_chunks(batch, n_bytes, memory, count_workers(weights))
 
 
 def _mean_scores(
@@ -116,9 +124,12 @@ def _mean_scores(
     dtype = np.float64 if weights.dtype == torch.float64 else np.float32
     shape = (int(into.max()) + 1, topology.n_forward, topology.n_backward)
     values = np.zeros(shape, dtype=dtype)
-    for index in plan:
-        rows = TokenRows.from_batch(batch.rows(index), weights)
-        np.add.at(values, into[index], score(rows).cpu().numpy())
+
+    def run(index: np.ndarray) -> np.ndarray:
+        return score(TokenRows.from_batch(batch.rows(index), weights)).cpu().numpy()
+
+    for index, scores in run_chunks(plan, run, count_workers(weights)):
+        np.add.at(values, into[index], scores)
         if progress is not None:
             progress(len(index))
     values /= np.bincount(into).astype(dtype)[:, None, None]

@@ -12,7 +12,14 @@ from jaxtyping import Float
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.circuit import Circuits
 from kcircuits.core.faithfulness import MIN_GAP, MIN_GAP_STANDARD_ERRORS, Faithfulness
-from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, masked_bytes, parse_memory
+from kcircuits.engine.chunks import (
+    DEFAULT_MEMORY,
+    count_workers,
+    masked_bytes,
+    parse_memory,
+    plan_chunks,
+    run_chunks,
+)
 from kcircuits.engine.forward import embed, forward, run_prefix, unembed
 from kcircuits.engine.masked import ABLATIONS, Ablation, ablate_all, circuit_logits
 from kcircuits.engine.metrics import DEFAULT_METRIC, Metric, get_metric
@@ -108,13 +115,19 @@ def _run(
     progress: Callable[[int], object] | None,
 ) -> PromptMetrics:
     parts = {name: np.zeros(len(batch)) for name in ("circuit", "clean", "empty", "target_rank")}
-    for index in chunks(batch, masked_bytes(weights, batch.clean.shape[1]), memory):
+    n_workers = count_workers(weights)
+
+    def run(index: np.ndarray) -> dict[str, Values]:
         part = batch.rows(index)
         rows = TokenRows.from_batch(part, weights, share_prefix=ablation == "corrupt")
         mask = torch.as_tensor(
             circuits.mask[part.fact_idx], dtype=weights.dtype, device=weights.device
         )
-        for name, values in _run_rows(weights, rows, mask, ablation, metric).items():
+        return _run_rows(weights, rows, mask, ablation, metric)
+
+    plan = plan_chunks(batch, masked_bytes(weights, batch.clean.shape[1]), memory, n_workers)
+    for index, of_chunk in run_chunks(plan, run, n_workers):
+        for name, values in of_chunk.items():
             parts[name][index] = values
         if progress is not None:
             progress(len(index))

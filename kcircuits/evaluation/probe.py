@@ -8,12 +8,20 @@ ranked among the whole vocabulary. The rule's name stands in every row.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kcircuits.core.batch import PromptBatch
-from kcircuits.engine.chunks import DEFAULT_MEMORY, chunks, masked_bytes, parse_memory
+from kcircuits.engine.chunks import (
+    DEFAULT_MEMORY,
+    count_workers,
+    masked_bytes,
+    parse_memory,
+    plan_chunks,
+    run_chunks,
+)
 from kcircuits.engine.forward import embed, forward
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
@@ -39,13 +47,19 @@ def probe(
     batch = probe_rows(batch)
     weights = checked_weights(model)
     n_bytes = masked_bytes(weights, batch.clean.shape[1])
-    rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
-    for index in chunks(batch, n_bytes, parse_memory(memory)):
+    n_workers = count_workers(weights)
+
+    def ask(index: np.ndarray) -> list[dict[str, Any]]:
         part = batch.rows(index)
         tokens = TokenRows.from_batch(part, weights, share_prefix=False)
         with torch.no_grad():
             logits = forward(weights, embed(weights, tokens.clean), tokens.answer_pos)
-        for place, row in zip(index, answer_statistics(logits, part), strict=True):
+        return answer_statistics(logits, part)
+
+    rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
+    plan = plan_chunks(batch, n_bytes, parse_memory(memory), n_workers)
+    for index, answers in run_chunks(plan, ask, n_workers):
+        for place, row in zip(index, answers, strict=True):
             rows[place] = row
     return rows
 

@@ -11,6 +11,7 @@ import torch
 import kcircuits as kc
 from kcircuits.discovery.eap_ig_inputs import grid
 from kcircuits.engine.attribution import edge_scores
+from kcircuits.engine.chunks import plan_chunks
 from kcircuits.engine.forward import embed, forward
 from kcircuits.engine.masked import ablate_all, circuit_logits
 from kcircuits.engine.metrics import METRICS, get_metric
@@ -334,3 +335,29 @@ def test_options_that_cannot_be_meant_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         kc.attribute(tiny_of(), make_batch(), **options)
+
+
+def test_chunks_side_by_side_change_nothing(tiny: Any, make_batch: MakeBatch) -> None:
+    """Threads give the scores of one thread, in the same order, and leave torch as it was."""
+    batch, before = make_batch(7, n_shared=2), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = kc.attribute(tiny, batch).values
+        torch.set_num_threads(3)
+        together = kc.attribute(tiny, batch).values
+        again = kc.attribute(tiny, batch).values
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(together, again)
+
+
+@pytest.mark.parametrize(("n_workers", "sizes"), [(1, [4, 4, 4]), (2, [2] * 6), (4, [1] * 12)])
+def test_chunks_fill_all_workers_within_the_budget(
+    make_batch: MakeBatch, n_workers: int, sizes: list[int]
+) -> None:
+    """Five prompts of ten bytes fit into 50 bytes, over all workers."""
+    plan = plan_chunks(make_batch(12), 10, 50, n_workers)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(12))
+    assert [len(index) for index in plan] == sizes
