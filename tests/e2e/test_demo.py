@@ -25,7 +25,7 @@ def fingerprints(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of each committed file."""
     files = (
         *folder.glob("checkpoints/*/*.safetensors"),
-        *folder.glob("runs/*/store/*.safetensors"),
+        *folder.glob("runs/*/store/shards/*.safetensors"),
     )
     return {
         str(file.relative_to(folder)): (file.stat().st_size, file.stat().st_mtime_ns)
@@ -37,7 +37,7 @@ def start_and_kill(out: Path) -> dict[str, tuple[int, int]]:
     """Kills the demo in the middle of its sweep; gives what was committed by then."""
     with (out.parent / "killed.log").open("w") as log:
         process = subprocess.Popen([*COMMAND, "--out", str(out)], stdout=log, stderr=log)
-        while process.poll() is None and not [*out.glob("runs/*/store/*.safetensors")]:
+        while process.poll() is None and not [*out.glob("runs/*/store/shards/*.safetensors")]:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
