@@ -1,22 +1,21 @@
-"""How long ``kcircuits --help`` takes, as one JSON object on stdout.
+"""How long ``kcircuits --help`` takes: wall time of fresh processes.
 
-Run: ``python benchmarks/cli_latency.py``. The value is the median wall time of 10 fresh processes
-after a warm-up that fills the page cache and writes the byte code.
+Two warm-ups fill the page cache and write the byte code.
+
+    python benchmarks/cli_latency.py [--out FILE]
 """
 
-import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
 
-LIMIT = 0.3
+from record import measurement, parser, report
+
 N_RUNS = 10
 
 
 def seconds(arguments: list[str]) -> float:
+    """Wall time of one command."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "kcircuits", *arguments], check=True, stdout=subprocess.DEVNULL
@@ -24,30 +23,12 @@ def seconds(arguments: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def commit() -> str | None:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
 def main() -> int:
+    options = parser(__doc__ or "").parse_args()
     for _ in range(2):
         seconds(["--help"])
-    times = sorted(seconds(["--help"]) for _ in range(N_RUNS))
-    value = statistics.median(times)
-    result = {
-        "benchmark": "cli-latency-help",
-        "value": round(value, 4),
-        "limit": LIMIT,
-        "unit": "s",
-        "passed": value <= LIMIT,
-        "spread": [round(times[0], 4), round(times[-1], 4)],
-        "n_runs": N_RUNS,
-        "commit": commit(),
-        "hardware": {"machine": platform.machine(), "n_cores": os.cpu_count()},
-        "versions": {"python": platform.python_version()},
-    }
-    print(json.dumps(result, indent=2, allow_nan=False))
-    return 0 if value <= LIMIT else 1
+    times = [seconds(["--help"]) for _ in range(N_RUNS)]
+    return report("cli-latency", [measurement("--help", times, unit="s", limit=0.3)], options.out)
 
 
 if __name__ == "__main__":
