@@ -254,9 +254,8 @@ class Diff:
             "edges": edge_rows(self._compared, self.topology, n_edges),
             "nodes": self.nodes[:n_edges],
             "facts": {
-                "acquired": list(self.facts.acquired),
-                "retained": list(self.facts.retained),
-                "forgotten": list(self.facts.forgotten),
+                word: list(getattr(self.facts, word))
+                for word in ("acquired", "retained", "forgotten")
             },
             "missing": list(self.missing),
         }
