@@ -92,8 +92,7 @@ def run_chunks(
     """Each chunk with its result, in the order of the plan.
 
     Chunks run side by side with one thread each: the products of a few prompts are too small to be
-    shared between threads (two threads on two chunks took half the time of one thread; two
-    threads on one chunk at a time took more time than one). Settings of torch's threads are as
+    shared between threads, which then wait for each other. Settings of torch's threads are as
     before afterwards.
     """
     if n_workers == 1 or len(plan) == 1:
