@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 from numpy.typing import ArrayLike
 
+from kcircuits.core.blocks import edge_blocks
+from kcircuits.core.candidates import flat_edges
 from kcircuits.core.topology import Topology
 
 Level = Literal["edge", "node"]
@@ -78,17 +80,8 @@ def edge_items(topology: Topology, candidates: Int[np.ndarray, " candidate"]) ->
 
 def matched_edge_items(topology: Topology, candidates: Int[np.ndarray, " candidate"]) -> Items:
     """The candidate edges in blocks of sender layer x receiver layer x receiver type."""
-    kinds = ("q", "k", "v", "mlp", "logits")
-    kind = np.array([kinds.index(name) for name in topology.backward_kinds])
-    u, v = np.nonzero(topology.edge_mask)
-    labels = np.full(topology.edge_mask.shape, -1)
-    n_layers = topology.n_layers + 2
-    labels[u, v] = (
-        (topology.forward_layers[u] + 1) * n_layers + topology.backward_layers[v]
-    ) * len(kinds) + kind[v]
-    _, block, sizes = np.unique(labels[u, v], return_inverse=True, return_counts=True)
-    labels[u, v] = block
-    return Items(block=labels.ravel()[candidates], block_sizes=sizes)
+    flat, blocks = flat_edges(topology), edge_blocks(topology)
+    return Items(block=blocks[np.searchsorted(flat, candidates)], block_sizes=np.bincount(blocks))
 
 
 def node_items(topology: Topology, candidates: Int[np.ndarray, " candidate"]) -> Items:

@@ -1,14 +1,17 @@
 """Prompts as token ids, ready for the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from kcircuits.core.facts import Use
 from kcircuits.errors import FactsError, UsageError
+
+# Token ids of an answer, at least one.
+Answer = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,27 +22,29 @@ class PromptBatch:
         clean: Token ids.
         corrupt: Token ids of equal length per row.
         lengths: Number of real tokens of each row; the answer is read at position length - 1.
-        target: First token of the right answer.
-        foil: First token of the corrupt prompt's answer.
+        targets: Tokens of each row's right answer.
+        foils: Tokens of the corrupt prompt's answer.
         fact_idx: Which fact each row belongs to, an index into ``fact_ids``.
         fact_ids: Names of the facts, in the order of every result's fact axis.
         prompt_idx: Position of each row among its fact's prompts.
         uses: What each row is for; None where prompts have no declared use, and then every row
             serves for discovery and evaluation alike.
-        candidates: First tokens of the answers among which each row's target is ranked; empty
-            where the fact names none.
+        candidates: Tokens of the answers among which each row's target is ranked, the target's
+            among them; empty where the fact names none.
+        subject_mask: True at the tokens of the subject; None where it is not known.
     """
 
     clean: Int[np.ndarray, "prompt pos"]
     corrupt: Int[np.ndarray, "prompt pos"]
     lengths: Int[np.ndarray, " prompt"]
-    target: Int[np.ndarray, " prompt"]
-    foil: Int[np.ndarray, " prompt"]
+    targets: tuple[Answer, ...]
+    foils: tuple[Answer, ...]
     fact_idx: Int[np.ndarray, " prompt"]
     fact_ids: tuple[str, ...]
     prompt_idx: Int[np.ndarray, " prompt"]
     uses: tuple[Use, ...] | None = None
-    candidates: tuple[tuple[int, ...], ...] = ()
+    candidates: tuple[tuple[Answer, ...], ...] = ()
+    subject_mask: Bool[np.ndarray, "prompt pos"] | None = None
 
     @classmethod
     def from_tokens(
@@ -57,7 +62,8 @@ class PromptBatch:
         Args:
             clean: Ids [prompt, pos]; anything that numpy reads, torch tensors included.
             corrupt: Ids [prompt, pos].
-            target_foil: Ids [prompt, 2], the target and the foil token of each row.
+            target_foil: The target and the foil of each row: ids [prompt, 2], or pairs of
+                sequences of ids for answers of several tokens.
             lengths: Real tokens per row; default all positions.
             fact_idx: Fact of each row; default one fact per row.
             fact_ids: Names of the facts; default ``fact-0``, ``fact-1``, ...
@@ -66,12 +72,13 @@ class PromptBatch:
             FactsError: Shapes that do not fit, ids that are no whole numbers or below 0, lengths
                 out of range, or a fact named twice.
         """
-        clean, corrupt, pair = (_ids(x) for x in (clean, corrupt, target_foil))
+        clean, corrupt = _ids(clean), _ids(corrupt)
+        targets, foils = _answers(target_foil)
         n_prompts = len(clean)
-        if clean.ndim != 2 or clean.shape != corrupt.shape or pair.shape != (n_prompts, 2):
+        if clean.ndim != 2 or clean.shape != corrupt.shape or len(targets) != n_prompts:
             raise FactsError(
-                f"clean {clean.shape}, corrupt {corrupt.shape} and target_foil {pair.shape} "
-                "do not fit together",
+                f"clean {clean.shape}, corrupt {corrupt.shape} and {len(targets)} pairs of target "
+                "and foil do not fit together",
                 hint="give clean and corrupt as [prompt, pos] and target_foil as [prompt, 2]",
             )
         lengths = _lengths(lengths, clean.shape)
@@ -99,8 +106,8 @@ class PromptBatch:
             clean=clean,
             corrupt=corrupt,
             lengths=lengths,
-            target=pair[:, 0],
-            foil=pair[:, 1],
+            targets=targets,
+            foils=foils,
             fact_idx=rows,
             fact_ids=names,
             prompt_idx=prompt_idx,
@@ -113,6 +120,16 @@ class PromptBatch:
     def n_facts(self) -> int:
         """Number of facts, those without a row of some use included."""
         return len(self.fact_ids)
+
+    @property
+    def target(self) -> Int[np.ndarray, " prompt"]:
+        """First token of each row's target."""
+        return np.array([answer[0] for answer in self.targets], dtype=np.int64)
+
+    @property
+    def foil(self) -> Int[np.ndarray, " prompt"]:
+        """First token of each row's foil."""
+        return np.array([answer[0] for answer in self.foils], dtype=np.int64)
 
     @property
     def pos_mask(self) -> Bool[np.ndarray, "prompt pos"]:
@@ -138,12 +155,13 @@ class PromptBatch:
             clean=self.clean[index, :width],
             corrupt=self.corrupt[index, :width],
             lengths=self.lengths[index],
-            target=self.target[index],
-            foil=self.foil[index],
+            targets=tuple(self.targets[i] for i in kept),
+            foils=tuple(self.foils[i] for i in kept),
             fact_idx=self.fact_idx[index],
             prompt_idx=self.prompt_idx[index],
             uses=None if self.uses is None else tuple(self.uses[i] for i in kept),
             candidates=tuple(self.candidates[i] for i in kept) if self.candidates else (),
+            subject_mask=None if self.subject_mask is None else self.subject_mask[index, :width],
         )
 
     def with_use(self, use: Use) -> "PromptBatch":
@@ -178,6 +196,24 @@ def _ids(values: Any) -> Int[np.ndarray, "..."]:
     if array.size and array.min() < 0:
         raise FactsError(f"{array.min()} is no token id; expected 0 or more", field="tokens")
     return array.astype(np.int64)
+
+
+def _answers(target_foil: Any) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
+    """Targets and foils from ids [prompt, 2] or from pairs of sequences of ids."""
+    pairs: list[list[Any]] = [
+        [np.atleast_1d(_ids(x)) for x in cast("Iterable[Any]", pair)]
+        if isinstance(pair, Iterable)
+        else []
+        for pair in target_foil
+    ]
+    if any(len(pair) != 2 or not all(a.ndim == 1 and len(a) for a in pair) for pair in pairs):
+        raise FactsError(
+            "target_foil and prompts do not fit together: each prompt needs a target and a foil",
+            field="target_foil",
+            hint="give ids [prompt, 2], or pairs of sequences of ids",
+        )
+    target, foil = (tuple(tuple(pair[i].tolist()) for pair in pairs) for i in range(2))
+    return target, foil
 
 
 def _lengths(given: Any, shape: tuple[int, ...]) -> Int[np.ndarray, " prompt"]:

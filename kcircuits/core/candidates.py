@@ -54,7 +54,7 @@ def candidate_edges(
             f"candidates of {n_edges} edges from {len(scores)} prompts and {len(flat)} edges: "
             "expected a prompt, a budget from 1 to the number of edges, and finite scores"
         )
-    rank = _name_rank(topology)
+    rank = name_rank(topology)
     rows = np.concatenate([scores, scores.mean(0, keepdims=True)])
     halves = half_weights(len(scores))
     width = WIDTH
@@ -98,7 +98,7 @@ def flat_edges(topology: Topology) -> Int[np.ndarray, " edge"]:
 
 
 @lru_cache(maxsize=4)
-def _name_rank(topology: Topology) -> Int[np.ndarray, " edge"]:
+def name_rank(topology: Topology) -> Int[np.ndarray, " edge"]:
     """Position of every real edge in the order of edge names, which breaks ties."""
     pairs = np.divmod(flat_edges(topology), topology.n_backward)
     names = [topology.edge_name(u, v) for u, v in zip(*(p.tolist() for p in pairs), strict=True)]

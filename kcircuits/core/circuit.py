@@ -30,6 +30,7 @@ class Circuits:
         n_selected: Edges of each circuit before dangling nodes were pruned.
         n_ties: Edges left out although they score exactly as the last one taken (ties are broken
             by edge name).
+        n_expected: Expected number of edges before discretisation, where gates were trained.
         provenance: Method and model of the scores.
     """
 
@@ -39,6 +40,7 @@ class Circuits:
     scores: Float[np.ndarray, "fact n_forward n_backward"] | None = None
     n_selected: Int[np.ndarray, " fact"]
     n_ties: Int[np.ndarray, " fact"]
+    n_expected: Float[np.ndarray, " fact"] | None = None
     provenance: Provenance
 
     @classmethod

@@ -50,9 +50,9 @@ def token_digests(batch: PromptBatch) -> dict[str, str]:
                 int(batch.prompt_idx[row]),
                 batch.clean[row, :n_tokens].tolist(),
                 batch.corrupt[row, :n_tokens].tolist(),
-                int(batch.target[row]),
-                int(batch.foil[row]),
-                list(batch.candidates[row]) if batch.candidates else [],
+                list(batch.targets[row]),
+                list(batch.foils[row]),
+                [list(answer) for answer in batch.candidates[row]] if batch.candidates else [],
                 batch.uses[row] if batch.uses else None,
             ]
         )

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 # Raised whenever the same inputs would give other numbers; part of every cell's key.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,9 @@ class Provenance:
         checkpoint: Content hash of the checkpoint, if it came from a folder.
         dtype: Floating-point type of the computation.
         numerics: ``NUMERICS_VERSION`` when the result was made.
+        is_importance: The scores are importances already, higher is better: mask probabilities,
+            or attributions of a metric that is better when lower. Otherwise importance is the
+            negative score.
     """
 
     method: str
@@ -26,3 +29,4 @@ class Provenance:
     checkpoint: str | None = None
     dtype: str = "float32"
     numerics: int = NUMERICS_VERSION
+    is_importance: bool = False
