@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kcircuits.engine.tokens import TokenRows
+    from kcircuits.engine.attribution import Question
+    from kcircuits.engine.tokens import Reads, TokenRows
     from kcircuits.models.weights import TransformerWeights
 else:
-    Tensor = TokenRows = TransformerWeights = Any
+    Question = Reads = Tensor = TokenRows = TransformerWeights = Any
 
-__all__ = ["Tensor", "TokenRows", "TransformerWeights"]
+__all__ = ["Question", "Reads", "Tensor", "TokenRows", "TransformerWeights"]

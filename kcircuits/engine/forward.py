@@ -1,6 +1,7 @@
 """The plain forward pass, with an optional record of what senders wrote and receivers read."""
 
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,17 +9,43 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kcircuits.engine.layers import (
+    GRADIENT,
+    BackwardRules,
     KeysValues,
     Normalised,
     attend,
     attention_output,
-    mlp_output,
+    mlp_hidden,
+    mlp_written,
     normalise,
+    soft_capped,
     split_heads,
 )
 from kcircuits.models.weights import AttentionWeights, TransformerWeights
 
 Prefix = tuple[KeysValues, ...]
+
+
+@runtime_checkable
+class Places(Protocol):
+    """Where logits are wanted: ``engine.tokens.Reads``, or plain rows and positions."""
+
+    @property
+    def row(self) -> Tensor:
+        """Row of each read."""
+        ...
+
+    @property
+    def pos(self) -> Tensor:
+        """Its position, counted from the first token of the row."""
+        ...
+
+
+class At(NamedTuple):
+    """Rows and positions, both [read]."""
+
+    row: Tensor
+    pos: Tensor
 
 
 @dataclass
@@ -27,12 +54,17 @@ class Record:
 
     Senders: ``z`` (mixed values per head) and ``mlp_out``. Receivers: ``q``, ``k``, ``v`` as
     projected (one per query head), ``attention_norm`` (the norm that they were read through),
-    ``mlp_in`` and ``final_in``, each its own node of the autograd graph. ``resid_pre`` is the
-    residual stream before each layer, ``finished`` the keys and values for a prefix.
+    ``mlp_in`` and ``final_in`` [read, d_model], each its own node of the autograd graph.
+    ``mlp_hidden`` holds the activations of the MLPs' neurons where ``with_hidden`` asks for
+    them, ``attention_out`` what each attention layer wrote in all, ``resid_pre`` the residual
+    stream before each layer, ``finished`` the keys and values for a prefix.
     """
 
+    with_hidden: bool = False
     resid_pre: list[Tensor] = field(default_factory=list)
     z: list[Tensor] = field(default_factory=list)
+    attention_out: list[Tensor] = field(default_factory=list)
+    mlp_hidden: list[Tensor] = field(default_factory=list)
     mlp_out: list[Tensor] = field(default_factory=list)
     q: list[Tensor] = field(default_factory=list)
     k: list[Tensor] = field(default_factory=list)
@@ -64,36 +96,81 @@ def project(
     return q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """An attention layer's or an MLP's output that is given instead of computed."""
+
+    kind: Literal["attention", "mlp"]
+    layer: int
+    output: Float[Tensor, "row pos d_model"]
+
+
 def forward(
     weights: TransformerWeights,
     inputs: Float[Tensor, "row pos d_model"],
-    answer_pos: Int[Tensor, " row"],
+    reads: Places,
     *,
     prefix: Prefix | None = None,
     record: Record | None = None,
-) -> Float[Tensor, "row d_vocab"]:
-    """Logits at each row's answer position.
+    rules: BackwardRules = GRADIENT,
+    replaced: Replaced | None = None,
+) -> Float[Tensor, "read d_vocab"]:
+    """Logits where they are read.
 
     Args:
         weights: The model.
         inputs: Token embeddings of the positions after the prefix.
-        answer_pos: Answer position of each row, counted from the first token of the prompt.
+        reads: Rows and positions, counted from the first token of the row.
         prefix: Finished keys and values of earlier positions, per layer.
         record: Filled on the way, where given.
+        rules: Of the backward pass.
+        replaced: An output to put in the place of the model's own.
     """
-    n_heads, start = weights.topology.n_heads, n_prefix(prefix)
-    resid = inputs + positions(weights, start, inputs.shape[1])
-    for layer, (attention, mlp) in enumerate(zip(weights.attention, weights.mlp, strict=True)):
-        normed = normalise(resid, attention.norm)
-        q, k, v = project(normed.output, attention, n_heads, weights.d_head)
-        z, finished = attend(q, k, v, attention, None if prefix is None else prefix[layer])
-        after_attention = resid + attention_output(z, attention)
+    start = n_prefix(prefix)
+    resid = run_layers(
+        weights,
+        inputs + positions(weights, start, inputs.shape[1]),
+        prefix=prefix,
+        record=record,
+        rules=rules,
+        replaced=replaced,
+    )
+    final_in = resid[reads.row, reads.pos - start]
+    if record is not None:
+        record.final_in = final_in
+    return unembed(weights, final_in, rules)
+
+
+def run_layers(
+    weights: TransformerWeights,
+    resid: Float[Tensor, "row pos d_model"],
+    *,
+    first: int = 0,
+    prefix: Prefix | None = None,
+    record: Record | None = None,
+    rules: BackwardRules = GRADIENT,
+    replaced: Replaced | None = None,
+) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream after the last layer, from the one before layer ``first``."""
+    for layer in range(first, weights.topology.n_layers):
+        attention, mlp = weights.attention[layer], weights.mlp[layer]
+        normed = normalise(resid, attention.norm, rules)
+        q, k, v = project(normed.output, attention, weights.topology.n_heads, weights.d_head)
+        z, finished = attend(q, k, v, attention, None if prefix is None else prefix[layer], rules)
+        mixed = attention_output(z, attention, rules)
+        if replaced is not None and (replaced.kind, replaced.layer) == ("attention", layer):
+            mixed = replaced.output
+        after_attention = resid + mixed
         mlp_in = resid if weights.topology.is_parallel else after_attention
         mlp_in = mlp_in.view_as(mlp_in)  # a graph node of its own: the MLP's private input
-        written = mlp_output(normalise(mlp_in, mlp.norm).output, mlp)
+        hidden = mlp_hidden(normalise(mlp_in, mlp.norm, rules).output, mlp, rules)
+        written = mlp_written(hidden, mlp, rules)
+        if replaced is not None and (replaced.kind, replaced.layer) == ("mlp", layer):
+            written = replaced.output
         if record is not None:
             record.resid_pre.append(resid)
             record.z.append(z)
+            record.attention_out.append(mixed)
             record.mlp_out.append(written)
             record.q.append(q)
             record.k.append(k)
@@ -101,19 +178,23 @@ def forward(
             record.attention_norm.append(normed)
             record.mlp_in.append(mlp_in)
             record.finished.append(finished)
+            if record.with_hidden:
+                record.mlp_hidden.append(hidden)
         resid = after_attention + written
-    final_in = resid[torch.arange(len(resid), device=resid.device), answer_pos - start]
-    if record is not None:
-        record.final_in = final_in
-    return unembed(weights, final_in)
+    return resid
 
 
-def unembed(weights: TransformerWeights, final_in: Float[Tensor, "row d_model"]) -> Tensor:
-    """Logits [row, d_vocab] of residual streams; at least float32."""
+def unembed(
+    weights: TransformerWeights,
+    final_in: Float[Tensor, "read d_model"],
+    rules: BackwardRules = GRADIENT,
+) -> Float[Tensor, "read d_vocab"]:
+    """Logits of residual streams; at least float32."""
     logits = F.linear(
-        normalise(final_in, weights.final_norm).output, weights.unembed, weights.b_unembed
+        normalise(final_in, weights.final_norm, rules).output, weights.unembed, weights.b_unembed
     )
-    return logits if logits.dtype == torch.float64 else logits.float()
+    capped = soft_capped(logits, weights.logits_soft_cap)
+    return capped if capped.dtype == torch.float64 else capped.float()
 
 
 def run_prefix(weights: TransformerWeights, tokens: Int[Tensor, "row pos"]) -> Prefix | None:
@@ -121,10 +202,19 @@ def run_prefix(weights: TransformerWeights, tokens: Int[Tensor, "row pos"]) -> P
     if tokens.shape[1] == 0:
         return None
     record = Record()
-    last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
     with torch.no_grad():
-        forward(weights, embed(weights, tokens), last, record=record)
+        run_rows(weights, tokens, record=record)
     return tuple(record.finished)
+
+
+def run_rows(
+    weights: TransformerWeights, tokens: Int[Tensor, "row pos"], record: Record | None = None
+) -> Float[Tensor, "row d_vocab"]:
+    """Logits after the last token of every row."""
+    n_rows, n_pos = tokens.shape
+    row = torch.arange(n_rows, device=tokens.device)
+    pos = torch.full_like(row, n_pos - 1)
+    return forward(weights, embed(weights, tokens), At(row, pos), record=record)
 
 
 def n_prefix(prefix: Prefix | None) -> int:

@@ -1,20 +1,19 @@
-"""KL(clean || patched) of the next-token distributions.
+"""KL(clean || patched) of the next-token distributions, summed over the target's positions.
 
 Its gradient at the clean run is zero, so methods that differentiate only there refuse it.
 """
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from kcircuits.engine.annotations import Tensor
+from kcircuits.engine.annotations import Reads, Tensor
 from kcircuits.engine.metrics.metric import Metric
 
 
 def _compute(
-    logits: Float[Tensor, "row vocab"],
-    clean_logits: Float[Tensor, "row vocab"],
-    target: Int[Tensor, " row"],  # noqa: ARG001  # one signature for all metrics
-    foil: Int[Tensor, " row"],  # noqa: ARG001
-) -> Float[Tensor, " row"]:
+    logits: Float[Tensor, "read vocab"],
+    clean_logits: Float[Tensor, "read vocab"],
+    reads: Reads,  # noqa: ARG001  # one signature for all metrics
+) -> Float[Tensor, " read"]:
     clean = clean_logits.log_softmax(-1)
     return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
 

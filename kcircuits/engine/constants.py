@@ -1,0 +1,89 @@
+"""Mean outputs of senders: what edges carry under mean and positional-mean ablation.
+
+Means are over the clean prompts that circuits are found on, real tokens only, so padding never
+enters them. Positional means take each position by itself; a position that no prompt reaches has
+the mean over all positions.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from kcircuits.core.batch import PromptBatch
+from kcircuits.engine.ablation import (
+    ABLATIONS,
+    CONSTANT,
+    Ablation,
+    Constants,
+    ablate_all,
+    sender_differences,
+)
+from kcircuits.engine.chunks import plan_chunks, recorded_bytes
+from kcircuits.engine.forward import Record, embed, forward
+from kcircuits.engine.tokens import TokenRows
+from kcircuits.errors import UsageError
+from kcircuits.models.weights import TransformerWeights
+
+
+@torch.no_grad()
+def mean_constants(
+    weights: TransformerWeights, chunks: Iterable[TokenRows], *, by_position: bool
+) -> Constants:
+    """Mean output of every sender.
+
+    Args:
+        weights: The model.
+        chunks: Clean prompts, without a shared prefix.
+        by_position: One mean for each position instead of one for all.
+    """
+    topology = weights.topology
+    n_pos = 0
+    sums = weights.embed.new_zeros(topology.n_forward, 0, weights.d_model)
+    counts = weights.embed.new_zeros(0)
+    for rows in chunks:
+        record, inputs = Record(), embed(weights, rows.clean)
+        forward(weights, inputs, rows.reads, record=record)
+        nothing = ablate_all(weights, rows, "zero")
+        outputs = -sender_differences(weights, nothing, inputs, record)
+        width = rows.clean.shape[1]
+        is_real = torch.arange(width, device=rows.device)[None] < rows.lengths[:, None]
+        if width > n_pos:
+            sums = torch.nn.functional.pad(sums, (0, 0, 0, width - n_pos))
+            counts = torch.nn.functional.pad(counts, (0, width - n_pos))
+            n_pos = width
+        weight = is_real.to(outputs.dtype)
+        sums[:, :width] += torch.einsum("rpud,rp->upd", outputs, weight)
+        counts[:width] += weight.sum(0)
+    overall = sums.sum(1, keepdim=True) / counts.sum()
+    if not by_position:
+        return overall
+    means = sums / counts.clamp(min=1)[None, :, None]
+    return torch.where(counts[None, :, None] > 0, means, overall)
+
+
+def require_ablation(ablation: str, *, is_evaluation: bool = False) -> None:
+    """UsageError unless there is such an ablation; ``optimal`` is learned for given circuits."""
+    known = [name for name in ABLATIONS if is_evaluation or name != "optimal"]
+    if ablation not in known:
+        raise UsageError(
+            f"ablation is {ablation!r}; expected one of {', '.join(known)}", field="ablation"
+        )
+
+
+def constants_of(
+    weights: TransformerWeights, batch: PromptBatch, ablation: Ablation, memory: int
+) -> Constants | None:
+    """Mean outputs over the discovery prompts of a batch; None where ablation needs none.
+
+    For ``optimal`` they are where learning starts.
+    """
+    if ablation not in CONSTANT:
+        return None
+    batch = batch.with_use("discovery")
+    n_bytes = recorded_bytes(weights, batch.clean.shape[1], 1)
+    plan = plan_chunks(batch, n_bytes, memory)
+    chunks = (
+        TokenRows.from_batch(batch.rows(index), weights, with_foil=False, share_prefix=False)
+        for index in plan
+    )
+    return mean_constants(weights, chunks, by_position=ablation == "positional-mean")

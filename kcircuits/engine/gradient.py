@@ -1,0 +1,145 @@
+"""The exact gradient of a circuit run with respect to its mask.
+
+Reverse mode by hand on the tape of ``engine.masked``: autograd sees one layer at a time (private
+inputs in, outputs out), and the flows between layers are matrix products in both directions,
+
+    input of v = base_v + sum_u mask_uv change_u,
+    d/d mask_uv = change_u . G_v,    d/d change_u = sum_v mask_uv G_v,
+
+with G_v the gradient at the private input of v. Nothing on the tape is ever copied.
+
+What ablated edges carry can be learned too. Where it is constants a_u, base_v is their sum, and
+change_u = z_u - a_u, so d/d a_u = sum_v (1 - mask_uv) G_v.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kcircuits.engine.forward import unembed
+from kcircuits.engine.masked import Stage, Tape
+from kcircuits.models.weights import TransformerWeights
+
+# Logits [read, d_vocab] -> values [prompt]; what is differentiated is their sum.
+Loss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitGradient:
+    """Values of a loss, and their gradient.
+
+    Attributes:
+        values: The loss of each prompt.
+        mask: Gradient with respect to each row's mask; 0 where there is no edge.
+        ablated: Gradient with respect to the constants that ablated edges carry, by row.
+    """
+
+    values: Float[Tensor, " prompt"]
+    mask: Float[Tensor, "row n_forward n_backward"]
+    ablated: Float[Tensor, "row n_forward pos d_model"] | None
+
+
+def circuit_gradient(
+    weights: TransformerWeights,
+    stage: Stage,
+    mask: Float[Tensor, "row n_forward n_backward"],
+    loss: Loss,
+    *,
+    of_ablated: bool = False,
+) -> CircuitGradient:
+    """A loss of the circuits' logits, and its gradient.
+
+    Args:
+        weights: The model.
+        stage: The rows, from ``set_stage``.
+        mask: 1 keeps an edge, 0 ablates it; values between interpolate.
+        loss: What is differentiated.
+        of_ablated: Also differentiate what ablated edges carry, where that is constants.
+    """
+    run = _Reverse(weights, stage, mask, of_ablated=of_ablated)
+    with torch.enable_grad():
+        values = run.forward(loss)
+    with torch.no_grad():
+        run.backward()
+    exists = torch.as_tensor(weights.topology.edge_mask, device=mask.device)
+    return CircuitGradient(
+        values=values.detach(),
+        mask=run.mask_gradient.masked_fill_(~exists, 0.0),
+        ablated=run.ablated_gradient,
+    )
+
+
+class _Reverse:
+    """A tape with the local graph of every layer, and the way back through it."""
+
+    def __init__(
+        self, weights: TransformerWeights, stage: Stage, mask: Tensor, *, of_ablated: bool
+    ) -> None:
+        self.tape = Tape(weights, stage, mask)
+        self.weights, self.topology, self.rows = weights, weights.topology, stage.rows
+        # (private input, output) of each layer's heads and MLP; each pair a graph of its own.
+        self.heads: list[tuple[Tensor, Tensor]] = []
+        self.mlps: list[tuple[Tensor, Tensor]] = []
+        self.mask_gradient = torch.zeros_like(mask)
+        self.gradient = torch.zeros_like(self.tape.change)
+        self.ablated_gradient = torch.zeros_like(self.tape.change) if of_ablated else None
+
+    def forward(self, loss: Loss) -> Float[Tensor, " prompt"]:
+        """Runs the circuit and its loss."""
+        tape = self.tape
+        for layer in range(self.topology.n_layers):
+            private = tape.attention_in(layer).requires_grad_()
+            self.heads.append((private, tape.heads(layer, private)))
+            tape.write_heads(layer, self.heads[-1][1])
+            private = tape.mlp_in(layer).requires_grad_()
+            self.mlps.append((private, tape.mlp(layer, private)))
+            tape.write_mlp(layer, self.mlps[-1][1])
+        self.final_in = tape.final_in().requires_grad_()
+        self.values = loss(unembed(self.weights, self.final_in))
+        return self.values
+
+    def backward(self) -> None:
+        """Fills the gradients, from the logits to the input."""
+        self._from_logits()
+        n_heads = self.topology.n_heads
+        for layer in reversed(range(self.topology.n_layers)):
+            first = self.topology.n_before_attention(layer)
+            column = self.topology.mlp_column(layer)
+            private, written = self.mlps.pop()
+            (gradient,) = torch.autograd.grad(written, private, self.gradient[:, first + n_heads])
+            n_senders = self.topology.n_before_mlp(layer)
+            self._flow_back(n_senders, slice(column, column + 1), gradient.unsqueeze(1))
+            private, written = self.heads.pop()
+            (gradient,) = torch.autograd.grad(
+                written, private, self.gradient[:, first : first + n_heads]
+            )
+            self._flow_back(first, self.topology.attention_columns(layer), gradient)
+
+    def _from_logits(self) -> None:
+        ones = torch.ones_like(self.values)
+        (gradient,) = torch.autograd.grad(self.values, self.final_in, ones)
+        reads, mask = self.rows.reads, self.tape.mask
+        of_mask = torch.einsum("aud,ad->au", self.tape.at_reads(), gradient)
+        self.mask_gradient[:, :, -1].index_add_(0, reads.row, of_mask)
+        kept = mask[reads.row, :, -1].unsqueeze(-1)
+        sender = torch.arange(self.topology.n_forward, device=mask.device)
+        place = (reads.row[:, None], sender, (reads.pos - self.rows.n_shared)[:, None])
+        at_senders = gradient.unsqueeze(1)
+        self.gradient.index_put_(place, kept * at_senders, accumulate=True)
+        if self.ablated_gradient is not None:
+            self.ablated_gradient.index_put_(place, (1 - kept) * at_senders, accumulate=True)
+
+    def _flow_back(
+        self, n_senders: int, columns: slice, gradient: Float[Tensor, "row receiver pos d_model"]
+    ) -> None:
+        """From the gradient at private inputs to that at masks and senders."""
+        kept = self.tape.mask[:, :n_senders, columns]
+        at_receivers = gradient.flatten(2)
+        senders = self.tape.change[:, :n_senders].flatten(2)
+        self.mask_gradient[:, :n_senders, columns] = torch.bmm(senders, at_receivers.mT)
+        self.gradient[:, :n_senders].flatten(2).baddbmm_(kept, at_receivers)
+        if self.ablated_gradient is not None:
+            self.ablated_gradient[:, :n_senders].flatten(2).baddbmm_(1 - kept, at_receivers)
