@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from kcircuits.discovery.method import Method
-from kcircuits.engine.annotations import Tensor, TokenRows, TransformerWeights
-from kcircuits.engine.metrics import Metric
+from kcircuits.engine.annotations import Question, Tensor, TokenRows, TransformerWeights
 
 
 def _score(
     weights: TransformerWeights,
     rows: TokenRows,
-    metric: Metric,
+    question: Question,
     params: Mapping[str, Any],  # noqa: ARG001  # one signature for all methods
 ) -> Tensor:
-    from kcircuits.engine.attribution import edge_scores
+    from kcircuits.engine.attribution import path_scores
 
-    return edge_scores(weights, rows, metric, (1.0,))
+    return path_scores(weights, rows, question, (1.0,))
 
 
 eap = Method(

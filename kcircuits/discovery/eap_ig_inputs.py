@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kcircuits.discovery.method import Method
-from kcircuits.engine.annotations import Tensor, TokenRows, TransformerWeights
-from kcircuits.engine.metrics import Metric
+from kcircuits.engine.annotations import Question, Tensor, TokenRows, TransformerWeights
 from kcircuits.errors import UsageError
 
 GRIDS = {"left": 0, "right": 1}
@@ -23,19 +22,27 @@ def grid(ig_steps: int, ig_grid: str) -> tuple[float, ...]:
 
 
 def _score(
-    weights: TransformerWeights, rows: TokenRows, metric: Metric, params: Mapping[str, Any]
+    weights: TransformerWeights,
+    rows: TokenRows,
+    question: Question,
+    params: Mapping[str, Any],
 ) -> Tensor:
-    from kcircuits.engine.attribution import edge_scores
+    from kcircuits.engine.attribution import path_scores
 
-    return edge_scores(weights, rows, metric, grid(params["ig_steps"], params["ig_grid"]))
+    return path_scores(weights, rows, question, grid(params["ig_steps"], params["ig_grid"]))
 
 
-def _check(params: Mapping[str, Any]) -> None:
+def check_steps(params: Mapping[str, Any]) -> None:
+    """UsageError unless ``ig_steps`` is a whole number of at least 1."""
     steps = params["ig_steps"]
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise UsageError(
             f"ig_steps is {steps!r}; expected a whole number of at least 1", field="ig_steps"
         )
+
+
+def _check(params: Mapping[str, Any]) -> None:
+    check_steps(params)
     if params["ig_grid"] not in GRIDS:
         raise UsageError(
             f"ig_grid is {params['ig_grid']!r}; expected one of {', '.join(GRIDS)}",

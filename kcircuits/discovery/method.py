@@ -9,31 +9,39 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from kcircuits.engine.annotations import Tensor, TokenRows, TransformerWeights
-from kcircuits.engine.metrics import Metric
+from kcircuits.core.batch import PromptBatch
+from kcircuits.core.scores import EdgeScores
+from kcircuits.engine.annotations import Question, Tensor, TokenRows, TransformerWeights
 
-Score = Callable[[TransformerWeights, TokenRows, Metric, Mapping[str, Any]], Tensor]
+Score = Callable[[TransformerWeights, TokenRows, Question, Mapping[str, Any]], Tensor]
+# (model, prompts, number of edges, params, told the share done) -> a row per fact and fold.
+Train = Callable[[Any, PromptBatch, int, Mapping[str, Any], Callable[[float], object]], EdgeScores]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """An attribution method, stated as data.
+    """A way to find circuits, stated as data: it scores prompts, or is trained for a size.
 
     Attributes:
         name: Name in the registry.
-        score: (weights, rows, metric, params) -> [prompt, n_forward, n_backward].
+        score: (weights, rows, question, params) -> scores at the question's level; None for a
+            method that is trained.
+        train: Finds edges for a wanted number of them; None for a method that scores.
         defaults: Parameters and their defaults; no others are accepted.
         check: Raises UsageError for parameter values that cannot be meant.
-        n_steps: Points per prompt for the given parameters, for the memory plan.
+        n_steps: Points per prompt that run side by side, for the memory plan.
         needs_clean_gradient: Looks at the clean run alone, so a metric whose gradient vanishes
             there cannot be used.
+        has_levels: Besides edges also scores edges by role and neurons.
         source: Where the method comes from.
     """
 
     name: str
-    score: Score
+    score: Score | None = None
+    train: Train | None = None
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     check: Callable[[Mapping[str, Any]], None] = lambda _: None
     n_steps: Callable[[Mapping[str, Any]], int] = lambda _: 1
     needs_clean_gradient: bool = False
+    has_levels: bool = True
     source: str

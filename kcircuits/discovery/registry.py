@@ -1,15 +1,33 @@
-"""All attribution methods: one line each. Answers without torch."""
+"""All methods: one line each. Answers without torch."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from kcircuits.discovery.clean_corrupted import clean_corrupted
 from kcircuits.discovery.eap import eap
+from kcircuits.discovery.eap_ig_activations import eap_ig_activations
 from kcircuits.discovery.eap_ig_inputs import eap_ig_inputs
+from kcircuits.discovery.edge_pruning import edge_pruning
+from kcircuits.discovery.exact import exact
+from kcircuits.discovery.gim import gim
 from kcircuits.discovery.method import Method
+from kcircuits.discovery.relp import relp
 from kcircuits.engine.metrics import get_metric
 from kcircuits.errors import UsageError
 
-METHODS: dict[str, Method] = {method.name: method for method in (eap_ig_inputs, eap)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        eap_ig_inputs,
+        eap,
+        eap_ig_activations,
+        clean_corrupted,
+        relp,
+        gim,
+        exact,
+        edge_pruning,
+    )
+}
 DEFAULT_METHOD = eap_ig_inputs.name
 
 

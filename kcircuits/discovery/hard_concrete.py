@@ -1,0 +1,81 @@
+"""Hard-concrete gates, and the multiplier that keeps their expected number on target.
+
+A gate is z = clamp(1.2 s - 0.1, 0, 1) with s = sigmoid((log u - log(1 - u) + a) / b), b = 2/3, u
+uniform: it is exactly 0 or 1 with positive probability, and its mean rises with a ("log alpha").
+
+Source: Louizos, Welling, Kingma 2018, arXiv 1712.01312; Bhaskar et al. 2024, arXiv 2406.16778.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TEMPERATURE = 2 / 3
+STRETCH, LOWER = 1.2, -0.1
+# Beyond it a gate is 0 or 1 but for one draw in ten thousand.
+LARGEST = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """One draw of gates, and the slope of each in log alpha."""
+
+    values: Float[Tensor, "fact edge"]
+    slope: Float[Tensor, "fact edge"]
+
+
+def sample(log_alpha: Float[Tensor, "fact edge"], generators: Sequence[torch.Generator]) -> Gates:
+    """Draws every gate, those of each fact from its own generator."""
+    n_edges = log_alpha.shape[1]
+    draws = [torch.rand(n_edges, generator=each, dtype=torch.float64) for each in generators]
+    u = torch.stack(draws).clamp(1e-9, 1 - 1e-9).to(log_alpha)
+    s = torch.sigmoid((torch.log(u) - torch.log1p(-u) + log_alpha) / TEMPERATURE)
+    stretched = STRETCH * s + LOWER
+    is_between = (stretched > 0) & (stretched < 1)
+    return Gates(
+        values=stretched.clamp(0, 1), slope=is_between * STRETCH * s * (1 - s) / TEMPERATURE
+    )
+
+
+def expected(log_alpha: Float[Tensor, "fact edge"]) -> Float[Tensor, "fact edge"]:
+    """Mean of each gate, to 1e-5."""
+    place = (log_alpha.double() + _REACH) * ((_N_POINTS - 1) / (2 * _REACH))
+    left = place.floor().clamp(0, _N_POINTS - 2).long()
+    share = (place - left).clamp(0, 1)
+    table = _means().to(log_alpha.device)
+    return ((1 - share) * table[left] + share * table[left + 1]).to(log_alpha.dtype)
+
+
+def move_to_count(
+    log_alpha: Float[Tensor, "fact edge"], n_edges: float
+) -> Float[Tensor, "fact edge"]:
+    """Moves all gates of a fact by one amount, so that their expected number is ``n_edges``.
+
+    The amount is the Lagrange multiplier of the constraint, solved for instead of ascended.
+    """
+    low = torch.full_like(log_alpha[:, :1], -4 * LARGEST)
+    high = -low
+    for _ in range(50):
+        middle = (low + high) / 2
+        moved = (log_alpha - middle).clamp(-LARGEST, LARGEST)
+        is_above = expected(moved).sum(1, keepdim=True) > n_edges
+        low, high = torch.where(is_above, middle, low), torch.where(is_above, high, middle)
+    return (log_alpha - (low + high) / 2).clamp(-LARGEST, LARGEST)
+
+
+# Points of the table of means, and of the quadrature over u behind each.
+_N_POINTS, _N_DRAWS, _REACH = 4001, 4096, 2 * LARGEST
+
+
+@cache
+def _means() -> Float[Tensor, " point"]:
+    """Mean of a gate at evenly spaced log alpha."""
+    grid = torch.linspace(-_REACH, _REACH, _N_POINTS, dtype=torch.float64)
+    u = (torch.arange(_N_DRAWS, dtype=torch.float64) + 0.5) / _N_DRAWS
+    noise = torch.log(u) - torch.log1p(-u)
+    drawn = [STRETCH * torch.sigmoid((noise + a) / TEMPERATURE) + LOWER for a in grid]
+    return torch.stack([values.clamp(0, 1).mean() for values in drawn])
