@@ -1,6 +1,18 @@
 """Judging circuits and probing what the model knows."""
 
+from kcircuits.evaluation.curve import faithfulness_curve
 from kcircuits.evaluation.evaluate import evaluate
+from kcircuits.evaluation.necessity import Necessity, necessity
 from kcircuits.evaluation.probe import answer_statistics, known_facts, probe
+from kcircuits.evaluation.smallest import smallest_circuit
 
-__all__ = ["answer_statistics", "evaluate", "known_facts", "probe"]
+__all__ = [
+    "Necessity",
+    "answer_statistics",
+    "evaluate",
+    "faithfulness_curve",
+    "known_facts",
+    "necessity",
+    "probe",
+    "smallest_circuit",
+]

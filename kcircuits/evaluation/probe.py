@@ -1,19 +1,20 @@
-"""Does the model know a fact: probability, rank and correctness of its answer.
+"""What the full model answers: probability, rank and knowledge of each prompt's target.
 
-A prompt is *known* when its target ranks first among the fact's candidates, by first token; a
-fact when more than half of its probe prompts are. Where a fact names no candidates the target is
-ranked among the whole vocabulary. The rule's name stands in every row.
+A prompt is *known* when its target ranks first among the fact's candidates, by first token where
+all of them are single tokens, else by full log-probability; a fact when more than half of its
+probe prompts are. Where a fact names no candidates the target is compared with the whole
+vocabulary. The rule's name stands in every row.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from kcircuits.core.batch import PromptBatch
+from kcircuits.core.batch import Answer, PromptBatch
 from kcircuits.engine.chunks import (
     DEFAULT_MEMORY,
     count_workers,
@@ -22,13 +23,15 @@ from kcircuits.engine.chunks import (
     plan_chunks,
     run_chunks,
 )
-from kcircuits.engine.forward import embed, forward
+from kcircuits.engine.forward import At, embed, forward
 from kcircuits.engine.parity import checked_weights
-from kcircuits.engine.tokens import TokenRows
 from kcircuits.models import Model
 
 KNOWN_AMONG_CANDIDATES = "first-among-candidates"
 KNOWN_AMONG_VOCABULARY = "first-in-vocabulary"
+
+# (token ids [row, pos], row of each read, position of each read) -> logits [read, d_vocab].
+Ask = Callable[[Int[Tensor, "row pos"], Int[Tensor, " read"], Int[Tensor, " read"]], Tensor]
 
 
 def probe(
@@ -46,19 +49,19 @@ def probe(
     """
     batch = probe_rows(batch)
     weights = checked_weights(model)
-    n_bytes = masked_bytes(weights, batch.clean.shape[1])
+    n_answers = max((len(_asked(batch, i)) for i in range(len(batch))), default=1)
+    n_bytes = masked_bytes(weights, batch.clean.shape[1]) * n_answers
     n_workers = count_workers(weights)
 
-    def ask(index: np.ndarray) -> list[dict[str, Any]]:
-        part = batch.rows(index)
-        tokens = TokenRows.from_batch(part, weights, share_prefix=False)
+    def ask(tokens: Tensor, row: Tensor, pos: Tensor) -> Tensor:
+        inputs = embed(weights, tokens.to(weights.device))
         with torch.no_grad():
-            logits = forward(weights, embed(weights, tokens.clean), tokens.answer_pos)
-        return answer_statistics(logits, part)
+            return forward(weights, inputs, At(row.to(inputs.device), pos.to(inputs.device)))
 
     rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
     plan = plan_chunks(batch, n_bytes, parse_memory(memory), n_workers)
-    for index, answers in run_chunks(plan, ask, n_workers):
+    answer = lambda index: answer_statistics(ask, batch.rows(index))  # noqa: E731
+    for index, answers in run_chunks(plan, answer, n_workers):
         for place, row in zip(index, answers, strict=True):
             rows[place] = row
     return rows
@@ -82,37 +85,31 @@ def probe_rows(batch: PromptBatch) -> PromptBatch:
     return batch.rows(sorted(keep))
 
 
-def answer_statistics(
-    logits: Float[Tensor, "prompt d_vocab"], batch: PromptBatch
-) -> list[dict[str, Any]]:
-    """What the logits at the answer positions say of each prompt's target.
+def answer_statistics(ask: Ask, batch: PromptBatch) -> list[dict[str, Any]]:
+    """What a model says of each prompt's target.
 
     Args:
-        logits: Of any model, one row per row of the batch.
-        batch: Targets and candidates.
+        ask: Any model: token rows and places to logits there.
+        batch: Prompts, targets and candidates.
 
     Returns:
-        Rows with ``fact``, ``prompt_idx``, ``logprob`` (nats), ``prob``, ``rank`` (in the
-        vocabulary, 1 is best), ``candidate_rank`` (None without candidates), ``known``,
-        ``known_rule``.
+        Rows with ``fact``, ``prompt_idx``, ``logprob`` (nats, summed over the target's tokens),
+        ``prob``, ``rank`` (in the vocabulary, 1 is best; the worst over the target's positions),
+        ``candidate_rank`` (None without candidates), ``known``, ``known_rule``.
     """
-    logprobs = logits.detach().log_softmax(-1)
-    target = torch.as_tensor(batch.target, device=logits.device)
-    own = logprobs.gather(1, target[:, None])
-    ranks = (1 + (logprobs > own).sum(-1)).tolist()
     rows = []
-    for i, (logprob, rank) in enumerate(zip(own[:, 0].tolist(), ranks, strict=True)):
+    for i, (logprobs, rank) in enumerate(_answers(ask, batch)):
         candidates = batch.candidates[i] if batch.candidates else ()
+        own = logprobs[batch.targets[i]]
         candidate_rank = None
         if candidates:
-            others = logprobs[i, list(candidates)]
-            candidate_rank = 1 + int((others > own[i]).sum())
+            candidate_rank = 1 + sum(logprobs[answer] > own for answer in candidates)
         rows.append(
             {
                 "fact": batch.fact_ids[int(batch.fact_idx[i])],
                 "prompt_idx": int(batch.prompt_idx[i]),
-                "logprob": logprob,
-                "prob": float(own[i, 0].exp()),
+                "logprob": own,
+                "prob": float(np.exp(own)),
                 "rank": rank,
                 "candidate_rank": candidate_rank,
                 "known": (rank if candidate_rank is None else candidate_rank) == 1,
@@ -128,3 +125,49 @@ def known_facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     for row in rows:
         known.setdefault(row["fact"], []).append(bool(row["known"]))
     return {fact: 2 * sum(flags) > len(flags) for fact, flags in known.items()}
+
+
+def _asked(batch: PromptBatch, prompt: int) -> tuple[Answer, ...]:
+    """The tokens that follow a prompt, one row each: single tokens need none."""
+    candidates = batch.candidates[prompt] if batch.candidates else ()
+    fed = {answer[:-1] for answer in (batch.targets[prompt], *candidates)}
+    return tuple(sorted(fed))
+
+
+def _answers(ask: Ask, batch: PromptBatch) -> list[tuple[dict[Answer, float], int]]:
+    """Of each prompt the log-probability of every answer, and the rank of its target."""
+    texts: list[Answer] = []
+    row_of: dict[tuple[int, Answer], int] = {}
+    for i in range(len(batch)):
+        prompt = tuple(batch.clean[i, : batch.lengths[i]].tolist())
+        for fed in _asked(batch, i):
+            row_of[i, fed] = len(texts)
+            texts.append(prompt + fed)
+    tokens = np.zeros((len(texts), max(map(len, texts), default=0)), dtype=np.int64)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = text
+    places = {
+        (row, int(batch.lengths[i]) - 1 + step)
+        for (i, fed), row in row_of.items()
+        for step in range(len(fed) + 1)
+    }
+    order = {place: n for n, place in enumerate(sorted(places))}
+    row, pos = (torch.tensor([place[k] for place in order], dtype=torch.long) for k in range(2))
+    logprobs = ask(torch.from_numpy(tokens), row, pos).detach().log_softmax(-1).cpu()
+    found = []
+    for i, target in enumerate(batch.targets):
+        first = int(batch.lengths[i]) - 1
+        candidates = batch.candidates[i] if batch.candidates else ()
+
+        def read(answer: Answer, i: int = i, first: int = first) -> Float[Tensor, "step d_vocab"]:
+            row = row_of[i, answer[:-1]]
+            return logprobs[[order[row, first + step] for step in range(len(answer))]]
+
+        by_answer = {
+            answer: float(read(answer).gather(1, torch.tensor(answer)[:, None]).sum())
+            for answer in {target, *candidates}
+        }
+        own = read(target)
+        ranks = 1 + (own > own.gather(1, torch.tensor(target)[:, None])).sum(-1)
+        found.append((by_answer, int(ranks.max())))
+    return found
