@@ -15,7 +15,8 @@ _PUBLIC = {
     "swap_checkpoint": "kcircuits.models.load",
     "tokenize": "kcircuits.models.prompts",
     "tokenize_facts": "kcircuits.models.prompts",
-    "weights_from_hooked": "kcircuits.models.weights",
+    "weights_from_bridge": "kcircuits.models.bridge",
+    "weights_from_hooked": "kcircuits.models.hooked_weights",
 }
 
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]

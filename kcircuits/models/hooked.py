@@ -3,6 +3,7 @@
 Nothing is folded, centred or guessed from a name, so the weights are those of the file.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -20,13 +21,35 @@ _ALWAYS_ZERO = {"unembed.b_U"}
 def hooked_config(family: Family, config: Any, dtype: torch.dtype) -> HookedTransformerConfig:
     """HookedTransformerConfig of a transformers config; CheckpointError if it cannot be one."""
     return HookedTransformerConfig(
-        **family.hooked_config(config),
-        original_architecture=(config.architectures or [None])[0],
+        **{
+            "original_architecture": (config.architectures or [None])[0],
+            **family.hooked_config(config),
+        },
         dtype=dtype,
         device="cpu",
         init_weights=False,
         default_prepend_bos=False,
     )
+
+
+def wrap(family: Family, model: Any) -> HookedTransformer:
+    """A HookedTransformer with the weights of a transformers model, in memory of its own."""
+    parameter = next(model.parameters())
+    cfg = hooked_config(family, model.config, parameter.dtype)
+    return _on(build_hooked(cfg, owned_state(family, model, cfg)), parameter.device)
+
+
+def rounded(hooked: HookedTransformer, dtype: torch.dtype) -> HookedTransformer:
+    """The same model in ``dtype``: its weights rounded, everything else made in that type."""
+    cfg = copy.copy(hooked.cfg)
+    cfg.dtype = dtype
+    state = {name: tensor.detach().to(dtype) for name, tensor in hooked.named_parameters()}
+    return _on(build_hooked(cfg, state), hooked.embed.W_E.device)
+
+
+def architecture_of(hooked: HookedTransformer) -> dict[str, Any]:
+    """The fields that two checkpoints must share to be swapped for each other."""
+    return {k: v for k, v in hooked.cfg.to_dict().items() if k != "model_name"}
 
 
 def build_hooked(cfg: HookedTransformerConfig, state: dict[str, Tensor]) -> HookedTransformer:
@@ -77,3 +100,9 @@ def owned_state(family: Family, model: Any, cfg: HookedTransformerConfig) -> dic
     with torch.no_grad():
         state = family.convert(model, cfg)
     return {name: tensor.detach().to(cfg.dtype).clone() for name, tensor in state.items()}
+
+
+def _on(hooked: HookedTransformer, device: torch.device) -> HookedTransformer:
+    torch.nn.Module.to(hooked, device)
+    hooked.cfg.device = str(device)
+    return hooked

@@ -1,7 +1,8 @@
 """A checkpoint folder, with or without adapter, becomes a model that is proven to be that one.
 
-The steps: check the files, hash them, load the plain transformers/PEFT model, build the
-HookedTransformer from its weights, compare the logits of the two, and forget the first.
+The steps: check the files, hash them, load the plain transformers/PEFT model, make the
+HookedTransformer (transformer-lens 4: the TransformerBridge) of its weights, compare the logits
+of the two, and forget the first.
 """
 
 import dataclasses
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformers import AutoTokenizer
 
 from kcircuits.core.manifest import Checkpoint
@@ -26,7 +25,13 @@ from kcircuits.io.checkpoint_files import (
     model_files,
 )
 from kcircuits.models.adapters import check_base, merged, with_adapter
-from kcircuits.models.hooked import build_hooked, hooked_config, owned_state, set_rotary_tables
+from kcircuits.models.backend import (
+    architecture_of,
+    rounded,
+    set_rotary_tables,
+    weights_of,
+    wrap,
+)
 from kcircuits.models.parity import (
     BOUNDS,
     ProbeLogits,
@@ -41,7 +46,7 @@ from kcircuits.models.reference import (
     load_config,
     load_reference,
 )
-from kcircuits.models.weights import TransformerWeights, weights_from_hooked
+from kcircuits.models.weights import TransformerWeights
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +56,8 @@ class Model:
     """One checkpoint in memory.
 
     Attributes:
-        hooked: The HookedTransformer; nothing folded or centred.
+        hooked: The HookedTransformer, or with transformer-lens 4 the TransformerBridge; nothing
+            folded or centred.
         tokenizer: transformers tokenizer, or None where the folder has no tokenizer files.
         content_hash: sha256 of weights, config, tokenizer files and adapter.
         is_verified: The manifest declared this hash; otherwise changed bits go unnoticed.
@@ -62,7 +68,7 @@ class Model:
             other implementation of this model can be checked.
     """
 
-    hooked: HookedTransformer
+    hooked: Any
     tokenizer: Any
     content_hash: str
     is_verified: bool
@@ -94,7 +100,7 @@ class Model:
 
     @cached_property
     def _weights(self) -> TransformerWeights:
-        return weights_from_hooked(self.hooked)
+        return weights_of(self.hooked)
 
 
 def load_model(
@@ -103,7 +109,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Model:
-    """Load a checkpoint of a manifest, or a model folder, as a HookedTransformer.
+    """Load a checkpoint of a manifest, or a model folder.
 
     Args:
         source: A checkpoint (with or without adapter) or a folder.
@@ -141,7 +147,7 @@ def load_model(
 
 
 def swap_checkpoint(model: Model, source: Checkpoint | str | Path) -> Model:
-    """Put another checkpoint's weights into the HookedTransformer of ``model``, in place.
+    """Put another checkpoint's weights into the ``hooked`` of ``model``, in place.
 
     Everything is checked before the first tensor is copied: on an error ``model`` is as it was.
     Afterwards ``model`` itself is spent (its ``weights`` refuse); use the returned one.
@@ -195,8 +201,8 @@ def _load_hooked(
     adapter: CheckpointFiles | None,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[HookedTransformer, ProbeLogits]:
-    """The HookedTransformer, and the plain model's logits that it was compared with.
+) -> tuple[Any, ProbeLogits]:
+    """``Model.hooked``, and the plain model's logits that it was compared with.
 
     The comparison for bfloat16 runs in float32, where a wrong model cannot hide behind rounding;
     the weights are rounded after it. That for float64 runs with rotary tables in float64, which
@@ -204,39 +210,23 @@ def _load_hooked(
     """
     family, config = family_of(files), load_config(files)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    cfg = hooked_config(family, config, exact)
-    tokens, where = probe_tokens(cfg), (adapter or files).root
+    tokens, where = probe_tokens(family.hooked_config(config)), (adapter or files).root
     reference = load_reference(files, config, exact)
     if adapter is not None:
         check_base(files, adapter)
         reference = with_adapter(reference, adapter, checkpoint)
     with double_throughout(exact):
         expected = logits_of(reference.to(device), tokens)
-        plain = reference if adapter is None else merged(reference)
-        state = owned_state(family, plain, cfg)
-        del reference, plain
-        hooked = _on(build_hooked(cfg, state), device)
-    check_parity(logits_of(hooked, tokens), expected, exact, where)
+        hooked = wrap(family, reference if adapter is None else merged(reference))
+        del reference
+        check_parity(logits_of(hooked, tokens), expected, exact, where)
     if dtype == torch.float64:
         set_rotary_tables(hooked, torch.float32)
         check_parity(logits_of(hooked, tokens), expected, torch.float32, where)
     elif dtype != exact:
-        hooked = _rounded(hooked, hooked_config(family, config, dtype), state, device)
+        hooked = rounded(hooked, dtype)
         check_parity(logits_of(hooked, tokens), expected, dtype, where)
     return hooked, ProbeLogits(tokens=tokens.to(device), last=expected[:, -1])
-
-
-def _rounded(
-    hooked: HookedTransformer, cfg: Any, state: dict[str, Tensor], device: torch.device
-) -> HookedTransformer:
-    del hooked
-    return _on(build_hooked(cfg, {k: v.to(cfg.dtype) for k, v in state.items()}), device)
-
-
-def _on(hooked: HookedTransformer, device: torch.device) -> HookedTransformer:
-    torch.nn.Module.to(hooked, device)
-    hooked.cfg.device = str(device)
-    return hooked
 
 
 def _load_tokenizer(files: CheckpointFiles) -> Any:
@@ -255,10 +245,7 @@ def _load_tokenizer(files: CheckpointFiles) -> Any:
 
 
 def _check_same_architecture(model: Model, loaded: Model) -> None:
-    ours, theirs = (
-        {k: v for k, v in m.hooked.cfg.to_dict().items() if k != "model_name"}
-        for m in (model, loaded)
-    )
+    ours, theirs = architecture_of(model.hooked), architecture_of(loaded.hooked)
     different = sorted(key for key in ours if ours[key] != theirs.get(key))
     if different:
         field = different[0]

@@ -5,6 +5,7 @@ embeddings change the numbers and nothing else. So every checkpoint that is load
 same fixed tokens in both implementations.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +34,19 @@ class ProbeLogits:
 _MAX_WINDOW = 1024
 
 
-def probe_tokens(cfg: Any) -> Int[Tensor, "prompt pos"]:
-    """Fixed token ids over the whole vocabulary; longer than a sliding window if there is one."""
+def probe_tokens(fields: Mapping[str, Any]) -> Int[Tensor, "prompt pos"]:
+    """Fixed token ids over the whole vocabulary; longer than a sliding window if there is one.
+
+    Args:
+        fields: ``Family.hooked_config`` of the model.
+    """
     n_pos = _N_POS
-    if cfg.use_local_attn and cfg.window_size <= _MAX_WINDOW:
-        n_pos = max(n_pos, cfg.window_size + 8)
-    n_pos = min(n_pos, cfg.n_ctx)
+    if fields.get("use_local_attn", False) and fields["window_size"] <= _MAX_WINDOW:
+        n_pos = max(n_pos, fields["window_size"] + 8)
+    n_pos = min(n_pos, fields["n_ctx"])
     # Steps by large primes: scattered, repeatable and without a random generator.
     rows = torch.arange(2)[:, None] * 15_485_863 + torch.arange(n_pos)[None, :] * 32_452_843
-    return rows % cfg.d_vocab
+    return rows % fields["d_vocab"]
 
 
 def logits_of(model: Any, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_vocab"]:

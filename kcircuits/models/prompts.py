@@ -1,10 +1,10 @@
 """Facts as token ids: what the tokenizer must do for circuits to mean what they claim.
 
-Metrics read the logits after the last token of the clean prompt and compare the *first tokens* of
-the continuations. So three things have to hold, and are checked for every prompt: the
+Metrics read the logits after the last token of the clean prompt, and after each token of an
+answer but its last. So three things have to hold, and are checked for every prompt: the
 continuation does not change how the prompt itself is split (the tokens of clean + target begin
 with the tokens of clean); clean and corrupt have the same number of tokens, so that positions
-correspond; and the answers that are compared differ in their first token.
+correspond; and of the answers that are compared none begins with all tokens of another.
 
 Special tokens are those that the tokenizer adds by default. With the template ``chat`` the prompt
 is one user message in the tokenizer's chat template, up to where the model's answer begins.
@@ -12,12 +12,13 @@ is one user message in the tokenizer's chat template, up to where the model's an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from jaxtyping import Int
 
-from kcircuits.core.batch import PromptBatch
+from kcircuits.core.batch import Answer, PromptBatch
 from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import FactsError, UsageError
 from kcircuits.io.input_file import shown
@@ -28,15 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPrompt:
-    """One prompt as token ids; ``candidates`` holds the target's first token, or nothing."""
+    """One prompt as token ids; ``candidates`` holds the target, or nothing."""
 
     fact_idx: int
     prompt_idx: int
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
-    target: int
-    foil: int
-    candidates: tuple[int, ...]
+    target: Answer
+    foil: Answer
+    candidates: tuple[Answer, ...]
+    subject: tuple[bool, ...]
 
 
 def tokenize(model: "Model", facts: Sequence[Fact]) -> PromptBatch:
@@ -51,16 +53,18 @@ def tokenize(model: "Model", facts: Sequence[Fact]) -> PromptBatch:
     config: Any = model.hooked.cfg
     for row, candidates in enumerate(batch.candidates):
         place = _place(facts[batch.fact_idx[row]], int(batch.prompt_idx[row]))
-        answers = (int(batch.target[row]), int(batch.foil[row]), *candidates)
-        largest = max(int(batch.clean[row].max()), int(batch.corrupt[row].max()), *answers)
+        answers = (batch.targets[row], batch.foils[row], *candidates)
+        prompts = int(batch.clean[row].max()), int(batch.corrupt[row].max())
+        largest = max(*prompts, *(max(answer) for answer in answers))
         if largest >= config.d_vocab:
             raise FactsError(
                 f"{place}: token id {largest} is beyond the {config.d_vocab} rows of the embedding",
                 hint="use the tokenizer that belongs to this checkpoint",
             )
-        if batch.lengths[row] > config.n_ctx:
+        n_tokens = int(batch.lengths[row]) + max(map(len, answers)) - 1
+        if n_tokens > config.n_ctx:
             raise FactsError(
-                f"{place}: {batch.lengths[row]} tokens, but the model reads {config.n_ctx}",
+                f"{place}: {n_tokens} tokens, but the model reads {config.n_ctx}",
                 hint="shorten the prompt",
             )
     return batch
@@ -85,13 +89,14 @@ def tokenize_facts(tokenizer: Any, facts: Sequence[Fact]) -> PromptBatch:
         clean=_padded([row.clean for row in rows]),
         corrupt=_padded([row.corrupt for row in rows]),
         lengths=np.array([len(row.clean) for row in rows], dtype=np.int64),
-        target=np.array([row.target for row in rows], dtype=np.int64),
-        foil=np.array([row.foil for row in rows], dtype=np.int64),
+        targets=tuple(row.target for row in rows),
+        foils=tuple(row.foil for row in rows),
         fact_idx=np.array([row.fact_idx for row in rows], dtype=np.int64),
         fact_ids=tuple(fact.id for fact in facts),
         prompt_idx=np.array([row.prompt_idx for row in rows], dtype=np.int64),
         uses=tuple(facts[row.fact_idx].use_of(row.prompt_idx) for row in rows),
         candidates=tuple(row.candidates for row in rows),
+        subject_mask=_padded([row.subject for row in rows]).astype(bool),
     )
 
 
@@ -137,23 +142,16 @@ def _encode(tokenizer: Any, fact: Fact, fact_idx: int, prompt_idx: int) -> Encod
     texts += [clean + answer for answer in (prompt.foil, *prompt.candidates)]
     ids = tokenizer(texts, add_special_tokens=is_raw)["input_ids"]
     _check_pair(ids[0], ids[1], place)
-    target = _first(ids[0], ids[2], "target", prompt.target, place)
-    foil = _first(ids[1], ids[3], "foil", prompt.foil, place)
-    if foil != _first(ids[0], ids[4], "foil", prompt.foil, place):
+    target = _answer(ids[0], ids[2], "target", prompt.target, place)
+    foil = _answer(ids[1], ids[3], "foil", prompt.foil, place)
+    if foil != _answer(ids[0], ids[4], "foil", prompt.foil, place):
         _refuse(
             place,
             "foil",
             f"foil {shown(prompt.foil)} begins with other tokens after clean than after corrupt",
             "end clean and corrupt alike",
         )
-    if target == foil:
-        _refuse(
-            place,
-            "foil",
-            f"target {shown(prompt.target)} and foil {shown(prompt.foil)} share their first token "
-            f"({target})",
-            "choose a foil that begins with another token",
-        )
+    _check_distinct([(target, prompt.target), (foil, prompt.foil)], "foil", place)
     return EncodedPrompt(
         fact_idx=fact_idx,
         prompt_idx=prompt_idx,
@@ -162,7 +160,45 @@ def _encode(tokenizer: Any, fact: Fact, fact_idx: int, prompt_idx: int) -> Encod
         target=target,
         foil=foil,
         candidates=_candidates(prompt, ids[0], ids[5:], target, place),
+        subject=_subject_tokens(tokenizer, fact, prompt, clean, len(ids[0])),
     )
+
+
+def _subject_tokens(
+    tokenizer: Any, fact: Fact, prompt: Prompt, text: str, n_tokens: int
+) -> tuple[bool, ...]:
+    """Which tokens of the whole clean text overlap the subject; none where it is not found.
+
+    The prompt's ``subject_span`` says where it is, else its first mention does.
+    """
+    nowhere = (False,) * n_tokens
+    offset = text.find(prompt.clean)
+    span = prompt.subject_span
+    if span is None and fact.subject in prompt.clean:
+        start = prompt.clean.index(fact.subject)
+        span = (start, start + len(fact.subject))
+    if span is None or offset < 0 or not getattr(tokenizer, "is_fast", False):
+        return nowhere
+    encoded = tokenizer(
+        text, add_special_tokens=prompt.template == "raw", return_offsets_mapping=True
+    )
+    first, last = (place + offset for place in span)
+    inside = [start < last and end > first for start, end in encoded["offset_mapping"]]
+    return tuple(inside) if len(inside) == n_tokens else nowhere
+
+
+def _check_distinct(answers: Sequence[tuple[Answer, str]], field: str, place: str) -> None:
+    """Refuses an answer that begins with all tokens of another: which is meant, nobody can tell."""
+    ordered = sorted(answers)
+    for (shorter, a), (longer, b) in pairwise(ordered):
+        if longer[: len(shorter)] == shorter:
+            _refuse(
+                place,
+                field,
+                f"{shown(a)} and {shown(b)} cannot be told apart: the tokens of one begin with "
+                f"those of the other ({', '.join(map(str, shorter))})",
+                "choose answers of which none is the beginning of another",
+            )
 
 
 def _check_pair(clean: list[int], corrupt: list[int], place: str) -> None:
@@ -179,30 +215,23 @@ def _check_pair(clean: list[int], corrupt: list[int], place: str) -> None:
 
 
 def _candidates(
-    prompt: Prompt, clean: list[int], ids: list[list[int]], target: int, place: str
-) -> tuple[int, ...]:
-    """First tokens of the candidates, each once, the target's among them."""
+    prompt: Prompt, clean: list[int], ids: list[list[int]], target: Answer, place: str
+) -> tuple[Answer, ...]:
+    """Tokens of the candidates, each once, the target's among them."""
     if not prompt.candidates:
         return ()
-    first = {target: prompt.target}
+    answers = {target: prompt.target}
     for text, tokens in zip(prompt.candidates, ids, strict=True):
-        token = _first(clean, tokens, "candidates", text, place)
-        if first.setdefault(token, text) != text:
-            _refuse(
-                place,
-                "candidates",
-                f"{shown(first[token])} and {shown(text)} share their first token ({token}), so "
-                "ranks cannot tell them apart",
-                "choose candidates that begin with different tokens",
-            )
-    return tuple(first)
+        answers.setdefault(_answer(clean, tokens, "candidates", text, place), text)
+    _check_distinct(list(answers.items()), "candidates", place)
+    return tuple(answers)
 
 
-def _first(prompt: list[int], whole: list[int], field: str, text: str, place: str) -> int:
-    """First token of a continuation; FactsError if it is not a verbatim continuation."""
+def _answer(prompt: list[int], whole: list[int], field: str, text: str, place: str) -> Answer:
+    """Tokens of a continuation; FactsError if it is not a verbatim continuation."""
     n_tokens = len(prompt)
     if whole[:n_tokens] == prompt and len(whole) > n_tokens:
-        return whole[n_tokens]
+        return tuple(whole[n_tokens:])
     common = next(
         (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
         min(n_tokens, len(whole)),
@@ -245,7 +274,7 @@ def _place(fact: Fact, prompt_idx: int) -> str:
     return f"fact {shown(fact.id)}, prompt {prompt_idx}"
 
 
-def _padded(rows: Sequence[tuple[int, ...]]) -> Int[np.ndarray, "prompt pos"]:
+def _padded(rows: Sequence[tuple[int, ...] | tuple[bool, ...]]) -> Int[np.ndarray, "prompt pos"]:
     padded = np.zeros((len(rows), max(map(len, rows), default=0)), dtype=np.int64)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row

@@ -87,7 +87,7 @@ def load_reference(files: CheckpointFiles, config: Any, dtype: torch.dtype) -> A
     _check_tied(files, model)
     check_finite(model, files.root)
     if dtype == torch.float64:
-        double_rotary_buffers(model)
+        set_rotary_buffers(model, dtype)
     return model.eval().requires_grad_(False)
 
 
@@ -116,14 +116,14 @@ def double_throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
     return _DoubleThroughout() if dtype == torch.float64 else nullcontext()
 
 
-def double_rotary_buffers(model: Any) -> None:
-    """Compute the rotary frequencies of a transformers model again, in float64."""
+def set_rotary_buffers(model: Any, dtype: torch.dtype) -> None:
+    """Compute the rotary frequencies of a transformers model again, in float64 or float32."""
     for module in model.modules():
         if type(module).__name__.endswith("RotaryEmbedding"):
-            with _DoubleThroughout():
+            with double_throughout(dtype):
                 fresh = type(module)(config=module.config)
             for name, buffer in fresh.named_buffers():
-                setattr(module, name, buffer)
+                setattr(module, name, buffer.to(getattr(module, name).device))
 
 
 class _DoubleThroughout(TorchFunctionMode):

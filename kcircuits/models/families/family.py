@@ -1,5 +1,6 @@
 """What a model family is: how its transformers config and weights read in TransformerLens."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,19 @@ class Family:
     model_type: str
     hooked_config: Callable[[Any], dict[str, Any]]
     convert: Callable[[Any, Any], dict[str, Tensor]]
+
+
+def weight_converter(name: str) -> Callable[[Any, Any], dict[str, Tensor]]:
+    """TransformerLens's own weight converter of a family, imported when it is first called.
+
+    transformer-lens 4 has none: there a TransformerBridge holds the transformers modules.
+    """
+
+    def convert(model: Any, cfg: Any) -> dict[str, Tensor]:
+        module = importlib.import_module(f"transformer_lens.pretrained.weight_conversions.{name}")
+        return getattr(module, f"convert_{name}_weights")(model, cfg)
+
+    return convert
 
 
 # Names of activations in transformers that have another name in TransformerLens.

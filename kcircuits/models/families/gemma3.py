@@ -1,40 +1,21 @@
-"""Gemma 3, the text models: norms before and after each block, scaled embeddings, local layers.
+"""Gemma 3, the text models: Gemma 2 with norms of queries and keys.
 
-Sliding-window layers rotate with a base of their own. Attention scores are divided by the root of
-``query_pre_attn_scalar``, not of the head width.
+Sliding-window layers rotate with a base of their own. Soft caps of attention scores are refused:
+transformers has the field, but does not apply it here.
 """
 
-import math
 from typing import Any
 
-from torch import Tensor
-from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
-
-from kcircuits.models.families.family import Family, activation, require
-from kcircuits.models.families.llama import decoder_fields, with_attention_biases
+from kcircuits.models.families.family import Family, require
+from kcircuits.models.families.gemma2 import convert_gemma, gemma_fields
 from kcircuits.models.families.rotary import rotary_fields_by_layer_type
 
 
 def _hooked_config(config: Any) -> dict[str, Any]:
-    require(
-        config,
-        attn_logit_softcapping=None,
-        final_logit_softcapping=None,
-        use_bidirectional_attention=False,
-    )
-    fields = decoder_fields(config)
-    return {
-        **fields,
-        "act_fn": activation(config.hidden_activation, "hidden_activation"),
-        "attn_scale": math.sqrt(config.query_pre_attn_scalar),
-        "use_qk_norm": True,
-        "use_normalization_before_and_after": True,
-        **rotary_fields_by_layer_type(config, fields["d_head"]),
-    }
+    require(config, attn_logit_softcapping=None)
+    fields = gemma_fields(config)
+    rotary = rotary_fields_by_layer_type(config, fields["d_head"])
+    return {**fields, "use_qk_norm": True, **rotary}
 
 
-def _convert(model: Any, cfg: Any) -> dict[str, Tensor]:
-    return with_attention_biases(convert_gemma_weights(model, cfg), model, cfg)
-
-
-FAMILY = Family(model_type="gemma3_text", hooked_config=_hooked_config, convert=_convert)
+FAMILY = Family(model_type="gemma3_text", hooked_config=_hooked_config, convert=convert_gemma)

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
-
-from kcircuits.models.families.family import Family, activation, require
+from kcircuits.models.families.family import Family, activation, require, weight_converter
 
 
 def _hooked_config(config: Any) -> dict[str, Any]:
@@ -29,4 +27,4 @@ def _hooked_config(config: Any) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(model_type="gpt2", hooked_config=_hooked_config, convert=convert_gpt2_weights)
+FAMILY = Family(model_type="gpt2", hooked_config=_hooked_config, convert=weight_converter("gpt2"))

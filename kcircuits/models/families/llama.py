@@ -1,19 +1,19 @@
 """Llama and SmolLM2: rotary, RMSNorm, gated MLP, grouped queries.
 
-``decoder_fields`` and ``with_attention_biases`` also serve the families that descend from it.
+``decoder_shape``, ``decoder_fields`` and ``with_attention_biases`` also serve the families that
+descend from it.
 """
 
 from typing import Any
 
 from torch import Tensor
-from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 
-from kcircuits.models.families.family import Family, activation, require
+from kcircuits.models.families.family import Family, activation, require, weight_converter
 from kcircuits.models.families.rotary import rotary_fields, window_fields
 
 
-def decoder_fields(config: Any) -> dict[str, Any]:
-    """HookedTransformerConfig fields that all Llama-like decoders share, rotary ones apart."""
+def decoder_shape(config: Any) -> dict[str, Any]:
+    """HookedTransformerConfig fields of a Llama-like decoder, norms and rotary embedding apart."""
     n_heads = config.num_attention_heads
     return {
         "d_model": config.hidden_size,
@@ -24,12 +24,15 @@ def decoder_fields(config: Any) -> dict[str, Any]:
         "n_ctx": config.max_position_embeddings,
         "d_vocab": config.vocab_size,
         "d_mlp": config.intermediate_size,
-        "eps": config.rms_norm_eps,
-        "normalization_type": "RMS",
-        "final_rms": True,
         "gated_mlp": True,
         **window_fields(config),
     }
+
+
+def decoder_fields(config: Any) -> dict[str, Any]:
+    """``decoder_shape`` with RMSNorm."""
+    rms = {"eps": config.rms_norm_eps, "normalization_type": "RMS", "final_rms": True}
+    return {**decoder_shape(config), **rms}
 
 
 def llama_fields(config: Any) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def _hooked_config(config: Any) -> dict[str, Any]:
 
 
 def _convert(model: Any, cfg: Any) -> dict[str, Tensor]:
-    return with_attention_biases(convert_llama_weights(model, cfg), model, cfg)
+    return with_attention_biases(weight_converter("llama")(model, cfg), model, cfg)
 
 
 FAMILY = Family(model_type="llama", hooked_config=_hooked_config, convert=_convert)

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
-
-from kcircuits.models.families.family import Family, activation, require
+from kcircuits.models.families.family import Family, activation, require, weight_converter
 from kcircuits.models.families.rotary import rotary_fields
 
 
@@ -27,4 +25,6 @@ def _hooked_config(config: Any) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(model_type="gpt_neox", hooked_config=_hooked_config, convert=convert_neox_weights)
+FAMILY = Family(
+    model_type="gpt_neox", hooked_config=_hooked_config, convert=weight_converter("neox")
+)

@@ -3,9 +3,8 @@
 from typing import Any
 
 from torch import Tensor
-from transformer_lens.pretrained.weight_conversions.qwen3 import convert_qwen3_weights
 
-from kcircuits.models.families.family import Family
+from kcircuits.models.families.family import Family, weight_converter
 from kcircuits.models.families.llama import llama_fields, with_attention_biases
 
 
@@ -14,7 +13,7 @@ def _hooked_config(config: Any) -> dict[str, Any]:
 
 
 def _convert(model: Any, cfg: Any) -> dict[str, Tensor]:
-    return with_attention_biases(convert_qwen3_weights(model, cfg), model, cfg)
+    return with_attention_biases(weight_converter("qwen3")(model, cfg), model, cfg)
 
 
 FAMILY = Family(model_type="qwen3", hooked_config=_hooked_config, convert=_convert)
