@@ -22,7 +22,7 @@ import kcircuits as kc
 from kcircuits.core.circuit import Circuits
 from kcircuits.discovery import get_method
 from kcircuits.discovery.attribute import attribute
-from kcircuits.engine.masked import ablate_all, circuit_logits
+from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.models import fetch_model
 
@@ -83,15 +83,13 @@ class Plain:
 
 
 def evaluation(model: kc.Model, batch: kc.PromptBatch) -> Callable[[], object]:
-    """Evaluates a half-per-cent circuit per fact: corrupt cache included, clean metric not."""
+    """Evaluates a half-per-cent circuit per fact: clean and corrupt runs included."""
     circuits = kc.select(attribute(model, batch, "eap"), fraction=0.005)
 
     def run() -> None:
         rows = TokenRows.from_batch(batch, model.weights)
-        with torch.no_grad():
-            ablated = ablate_all(model.weights, rows, "corrupt")
-            mask = torch.as_tensor(circuits.mask, dtype=model.weights.dtype)
-            circuit_logits(model.weights, rows, ablated, mask)
+        mask = torch.as_tensor(circuits.mask, dtype=model.weights.dtype)
+        circuit_logits(model.weights, set_stage(model.weights, rows), mask)
 
     return run
 
