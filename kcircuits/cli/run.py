@@ -1,6 +1,7 @@
 """``kcircuits run``: computes what the results lack, at every epoch and for every fact."""
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import common, manifest_of, run_dir_of
 from kcircuits.cli.output import print_error, print_json, print_table, printable
+from kcircuits.discovery import DEFAULT_METHOD, METHODS
 from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +33,14 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("--epochs", metavar="REFS", help="e.g. ep0..ep9 or first,ep3,last (default: all)")
     add("--facts", metavar="LIST", help="ids and strata key=value, comma separated (default: all)")
-    add("--method", default="eap-ig-inputs", help="attribution method: eap-ig-inputs or eap")
+    add("--method", default=DEFAULT_METHOD, help=f"{', '.join(METHODS)} (default: %(default)s)")
+    add(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the method, e.g. steps=200 for edge-pruning; may be repeated",
+    )
     add("--ig-steps", type=int, metavar="N", help="integration steps (default: 5)")
     add("--ig-grid", metavar="GRID", help="integration grid: left (default) or right")
     add("--metric", help="logit-difference (default), log-probability or kl")
@@ -83,6 +92,22 @@ def run(args: argparse.Namespace) -> int:
     return _print_result(args, folder, result)
 
 
+def _params(args: argparse.Namespace) -> dict[str, Any]:
+    """The method's parameters; values read as JSON where they are, else as text."""
+    params = {"metric": args.metric, "ig_steps": args.ig_steps, "ig_grid": args.ig_grid}
+    for given in args.param:
+        name, equals, value = given.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"--param is {given!r}; expected NAME=VALUE", field="param", hint="e.g. steps=200"
+            )
+        try:
+            params[name] = json.loads(value)
+        except ValueError:
+            params[name] = value
+    return params
+
+
 def _request(args: argparse.Namespace) -> "Request":
     from kcircuits.io.facts import load_facts
     from kcircuits.sweep.request import Request, choose_facts, make_settings
@@ -90,7 +115,7 @@ def _request(args: argparse.Namespace) -> "Request":
     manifest = manifest_of(args)
     settings = make_settings(
         args.method,
-        params={"metric": args.metric, "ig_steps": args.ig_steps, "ig_grid": args.ig_grid},
+        params=_params(args),
         fraction=args.fraction,
         n_edges=args.n_edges,
         dtype=args.dtype,

@@ -12,10 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kcircuits.core.batch import PromptBatch
+from kcircuits.core.budget import edge_budget
 from kcircuits.core.cell import Cell, FailedCell
 from kcircuits.core.keys import token_digests
 from kcircuits.core.manifest import Checkpoint
-from kcircuits.core.selection import edge_budget
 from kcircuits.errors import CheckpointError, FileAccessError, KCircuitsError
 from kcircuits.io.atomic import clear_leftovers
 from kcircuits.io.checkpoint_files import content_hash

@@ -8,7 +8,9 @@ import torch
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Checkpoint
+from kcircuits.core.scores import EdgeScores
 from kcircuits.core.selection import select
+from kcircuits.discovery import get_method
 from kcircuits.discovery.attribute import attribute
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.evaluation import evaluate, known_facts, probe
@@ -64,8 +66,8 @@ class ModelCompute:
     def _numbers(
         self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
     ) -> BatchResult:
-        method, params = self._settings.method, self._settings.params
-        scores = attribute(loaded.model, batch, method, reduce="prompt", progress=advance, **params)
+        params = self._settings.params
+        scores = self._scores(loaded, batch, n_edges, advance)
         circuits = select(scores, n_edges=n_edges)
         faithfulness = evaluate(loaded.model, batch, circuits, metric=params["metric"])
         probes = probe(loaded.model, batch)
@@ -76,6 +78,23 @@ class ModelCompute:
             is_known=known_facts(probes),
             n_circuit_edges=dict(zip(scores.fact_ids, circuits.n_edges.tolist(), strict=True)),
         )
+
+    def _scores(
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+    ) -> EdgeScores:
+        """A row per discovery prompt, or per fold of them where the method is trained."""
+        name, params = self._settings.method, self._settings.params
+        train = get_method(name).train
+        if train is None:
+            return attribute(loaded.model, batch, name, reduce="prompt", progress=advance, **params)
+        n_prompts, n_told = len(batch.with_use("discovery")), 0
+
+        def tell(share: float) -> None:
+            nonlocal n_told
+            advance(int(share * n_prompts) - n_told)
+            n_told = int(share * n_prompts)
+
+        return train(loaded.model, batch, n_edges, params, tell)
 
     def _without_failures(self, loaded: Loaded, batch: PromptBatch, n_edges: int) -> BatchResult:
         """Finds the facts whose numbers are not finite, and computes the others without them."""
