@@ -29,6 +29,8 @@ GEMMA_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
 
+PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+
 # Name -> model_type and config: each family, and each setting that changes its numbers.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": (
@@ -93,6 +95,62 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_hidden_layers": 3,
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
             "rope_parameters": GEMMA_ROPE,
+        },
+    ),
+    "gemma3-biases-capped": (
+        "gemma3_text",
+        {
+            **GROUPED,
+            "attention_bias": True,
+            "final_logit_softcapping": 5.0,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": GEMMA_ROPE,
+            "sliding_window": 5,
+        },
+    ),
+    "gemma2": (
+        "gemma2",
+        {
+            **GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 6,
+            "attn_logit_softcapping": 1.5,
+            "final_logit_softcapping": 4.0,
+        },
+    ),
+    "gemma2-biases-uncapped": (
+        "gemma2",
+        {
+            **GROUPED,
+            "attention_bias": True,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "phi": ("phi", {**SMALL, "hidden_size": 32, "rope_parameters": PARTIAL}),
+    "phi-relu-tied": (
+        "phi",
+        {
+            **SMALL,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-2,
+            "rope_parameters": {**PARTIAL, "partial_rotary_factor": 1.0},
+            "tie_word_embeddings": True,
+        },
+    ),
+    "olmo": ("olmo", {**SMALL, "tie_word_embeddings": True}),
+    "olmo-clipped-biases": ("olmo", {**SMALL, "clip_qkv": 0.7, "attention_bias": True}),
+    "olmo2": ("olmo2", SMALL),
+    "olmo2-biases": (
+        "olmo2",
+        {
+            **SMALL,
+            "attention_bias": True,
+            "rms_norm_eps": 1e-2,
+            "rope_parameters": LLAMA3,
+            "tie_word_embeddings": True,
         },
     ),
 }  # fmt: skip

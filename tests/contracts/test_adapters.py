@@ -18,9 +18,9 @@ from kcircuits.core.manifest import Checkpoint
 from kcircuits.errors import CheckpointError
 from kcircuits.io.checkpoint_files import BASE_RECORD, base_record, content_hash, read_base_hash
 from kcircuits.models import Model, load_model, swap_checkpoint
-from kcircuits.models.hooked import set_rotary_tables
+from kcircuits.models.backend import set_rotary_tables
 from kcircuits.models.parity import logits_of
-from kcircuits.models.reference import double_rotary_buffers, double_throughout
+from kcircuits.models.reference import double_throughout, set_rotary_buffers
 
 MakeFolder = Callable[..., Path]
 MakeAdapter = Callable[..., Checkpoint]
@@ -82,7 +82,7 @@ def peft_logits(checkpoint: Checkpoint) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float64)
-        double_rotary_buffers(base)
+        set_rotary_buffers(base, torch.float64)
         model: Any = PeftModel.from_pretrained(base, str(checkpoint.adapter))
     with double_throughout(torch.float64), torch.no_grad():
         return model.eval()(TOKENS).logits
@@ -91,7 +91,8 @@ def peft_logits(checkpoint: Checkpoint) -> torch.Tensor:
 def hooked_logits(model: Model) -> torch.Tensor:
     """Logits with rotary tables as fine as those of ``peft_logits``."""
     set_rotary_tables(model.hooked, torch.float64)
-    return logits_of(model.hooked, TOKENS)
+    with double_throughout(torch.float64):
+        return logits_of(model.hooked, TOKENS)
 
 
 def adapter_of(checkpoint: Checkpoint) -> Path:

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from kcircuits.core.manifest import Checkpoint
+from kcircuits.engine.parity import checked_weights
 from kcircuits.errors import CheckpointError, UsageError
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model, swap_checkpoint
+from kcircuits.models.backend import set_rotary_tables
 from kcircuits.models.families import FAMILIES
-from kcircuits.models.hooked import set_rotary_tables
-from kcircuits.models.parity import BOUNDS, check_parity, logits_of, probe_tokens
-from kcircuits.models.reference import double_rotary_buffers, double_throughout
+from kcircuits.models.parity import BOUNDS, check_parity, logits_of
+from kcircuits.models.reference import double_throughout, set_rotary_buffers
 
 MakeFolder = Callable[..., Path]
 
@@ -32,7 +33,7 @@ def plain_logits(folder: Path, tokens: torch.Tensor, dtype: torch.dtype) -> torc
         warnings.simplefilter("ignore")
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     if dtype == torch.float64:
-        double_rotary_buffers(model)
+        set_rotary_buffers(model, torch.float64)
     with double_throughout(dtype), torch.no_grad():
         return model.eval()(tokens).logits
 
@@ -59,7 +60,8 @@ def test_logits_equal_transformers(
         set_rotary_tables(model.hooked, dtype)
     tokens = torch.arange(18)[None] * 7 % 96
     expected = plain_logits(folder, tokens, dtype)
-    error = (logits_of(model.hooked, tokens) - expected).abs().max() / expected.abs().max()
+    with double_throughout(dtype):
+        error = (logits_of(model.hooked, tokens) - expected).abs().max() / expected.abs().max()
     assert error <= BOUNDS[dtype]
     assert model.topology.n_heads == 4
     assert model.hooked.embed.W_E.dtype == dtype
@@ -75,11 +77,12 @@ def test_bfloat16_is_the_rounded_model(variant: str, tiny_folder: MakeFolder) ->
 
 
 def test_rotary_tables_are_those_of_float32(tiny_folder: MakeFolder) -> None:
-    single = load_model(tiny_folder("gemma3")).hooked.blocks
-    double = load_model(tiny_folder("gemma3"), dtype=torch.float64).hooked.blocks
+    single = load_model(tiny_folder("gemma3")).weights.attention
+    double = load_model(tiny_folder("gemma3"), dtype=torch.float64).weights.attention
     for a, b in zip(single, double, strict=True):
-        assert torch.equal(a.attn.rotary_cos.double(), b.attn.rotary_cos)
-        assert torch.equal(a.attn.rotary_sin.double(), b.attn.rotary_sin)
+        for table, wide in zip(a.rotary, b.rotary, strict=True):
+            assert table.dtype == torch.float32
+            assert torch.equal(table.double(), wide)
 
 
 def test_float32_files_load_in_float64_without_reinterpretation(
@@ -111,7 +114,7 @@ def test_swap_puts_the_next_weights_into_the_same_model(
     fresh = load_model(tiny_folder(variant, 1), dtype=torch.float64)
     pointer = first.hooked.embed.W_E.data_ptr()
     second = swap_checkpoint(first, tiny_folder(variant, 1))
-    tokens = probe_tokens(first.hooked.cfg)
+    tokens = first.probe.tokens
     assert second.hooked is first.hooked
     assert second.hooked.embed.W_E.data_ptr() == pointer
     assert torch.equal(logits_of(second.hooked, tokens), logits_of(fresh.hooked, tokens))
@@ -219,13 +222,13 @@ def test_loading_prints_nothing(tiny_folder: MakeFolder, capfd: pytest.CaptureFi
 
 def test_loading_twice_is_bit_equal(tiny_folder: MakeFolder) -> None:
     first, second = load_model(tiny_folder()), load_model(tiny_folder())
-    tokens = probe_tokens(first.hooked.cfg)
+    tokens = first.probe.tokens
     assert torch.equal(logits_of(first.hooked, tokens), logits_of(second.hooked, tokens))
 
 
 def test_probe_crosses_the_sliding_window(tiny_folder: MakeFolder) -> None:
     model = load_model(tiny_folder("gemma3", sliding_window=40))
-    assert probe_tokens(model.hooked.cfg).shape == (2, 48)
+    assert model.probe.tokens.shape == (2, 48)
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
@@ -248,7 +251,7 @@ def test_parity_catches_a_wrong_conversion(
         lambda config: {**real(config), "eps": config.rms_norm_eps * 10},
     )
     with pytest.raises(CheckpointError, match="logits differ from those of transformers"):
-        load_model(tiny_folder("llama-biases-untied"))
+        checked_weights(load_model(tiny_folder("llama-biases-untied")))
 
 
 def test_content_hash_is_of_content_alone(tiny_folder: MakeFolder, tmp_path: Path) -> None:

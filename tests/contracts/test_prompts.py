@@ -85,13 +85,17 @@ def test_candidates_hold_the_target_once() -> None:
     with_target = replace(PROMPT, candidates=(" Rome", " Paris", " Rome"))
     without = replace(PROMPT, candidates=(" Rome",))
     batch = tokenize_facts(build_tokenizer(), [fact(with_target, without)])
-    expected = tuple(ids_of("ĠParis ĠRome"))
+    expected = tuple((token,) for token in ids_of("ĠParis ĠRome"))
     assert batch.candidates == (expected, expected)
 
 
-def test_a_longer_answer_counts_by_its_first_token() -> None:
-    batch = tokenize_facts(build_tokenizer(), [fact(replace(PROMPT, target=" Paris in France"))])
-    assert batch.target.tolist() == ids_of("ĠParis")
+def test_all_tokens_of_an_answer_count() -> None:
+    several = replace(PROMPT, target=" Paris in France", foil=" Paris of", candidates=(" Rome in",))
+    batch = tokenize_facts(build_tokenizer(), [fact(several)])
+    assert batch.targets == (tuple(ids_of("ĠParis Ġin ĠFrance")),)
+    assert batch.foils == (tuple(ids_of("ĠParis Ġof")),)
+    assert batch.candidates == ((batch.targets[0], tuple(ids_of("ĠRome Ġin"))),)
+    assert batch.target.tolist() == batch.foil.tolist() == ids_of("ĠParis")
 
 
 def test_chat_template_frames_the_prompt() -> None:
@@ -101,7 +105,7 @@ def test_chat_template_frames_the_prompt() -> None:
     expected = ids_of("<bos> <user> The Ġcapital Ġof ĠFrance Ġis <answer>")
     assert batch.clean.tolist() == [expected]
     assert batch.target.tolist() == ids_of("Paris")
-    assert batch.candidates == (tuple(ids_of("Paris Rome")),)
+    assert batch.candidates == (tuple((token,) for token in ids_of("Paris Rome")),)
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
@@ -111,12 +115,13 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "clean has 5 tokens, corrupt 6",
         "choose a corrupt subject of equal token count",
     ),
-    "first tokens": (
-        {"target": " Paris in", "foil": " Paris of"},
+    "one answer begins the other": (
+        {"target": " Paris in", "foil": " Paris"},
         "foil",
-        "share their first token",
-        "another token",
+        "' Paris' and ' Paris in' cannot be told apart",
+        "beginning of another",
     ),
+    "same answers": ({"foil": " Paris"}, "foil", "cannot be told apart", "beginning of another"),
     "target not verbatim": (
         {"clean": "The capital of France i", "corrupt": "The capital of Japan i", "target": "s"},
         "target",
@@ -140,16 +145,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "begin the continuation with its space",
     ),
     "candidates alike": (
-        {"candidates": (" Rome in", " Rome of")},
+        {"candidates": (" Rome in France", " Rome in")},
         "candidates",
-        "' Rome in' and ' Rome of' share their first token",
-        "different tokens",
+        "' Rome in' and ' Rome in France' cannot be told apart",
+        "beginning of another",
     ),
     "candidate like the target": (
         {"candidates": (" Paris in",)},
         "candidates",
-        "' Paris' and ' Paris in' share their first token",
-        "different tokens",
+        "' Paris' and ' Paris in' cannot be told apart",
+        "beginning of another",
     ),
     "space at the end": (
         {"clean": "of France ", "corrupt": "of Japan ", "target": "Paris"},

@@ -11,10 +11,13 @@ import kcircuits as kc
 LIGHT = [  # answer without torch
     "Cell", "Checkpoint", "Circuits", "Diff", "EdgeScores", "Fact", "Faithfulness",
     "KCircuitsError", "Manifest", "Prompt", "PromptBatch", "Run", "Topology", "load_facts",
-    "load_manifest", "open_run", "select", "write_facts", "write_manifest",
+    "load_manifest", "open_run", "read_eap_ig", "select", "write_eap_ig",
+    "write_facts", "write_manifest",
 ]  # fmt: skip
 HEAVY = [
-    "Model", "attribute", "evaluate", "fetch_model", "load_model", "probe", "swap_checkpoint",
+    "Model", "attribute", "attribute_neurons", "evaluate", "faithfulness_curve",
+    "fetch_model", "load_model", "necessity", "probe",
+    "prune", "prune_sizes", "smallest_circuit", "swap_checkpoint",
     "tokenize",
 ]  # fmt: skip
 

@@ -1,6 +1,11 @@
 """Tiny models and prompts for the oracles."""
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -150,3 +155,51 @@ def random_batch(
 def make_batch() -> Callable[..., kc.PromptBatch]:
     """(n_prompts, n_pos, n_shared=, seed=) -> prompts."""
     return random_batch
+
+
+def random_answers(
+    n_tokens: tuple[tuple[int, int], ...] = ((1, 1), (2, 1), (1, 3), (2, 2)),
+    lengths: tuple[int, ...] = (7, 5, 8, 6),
+    *,
+    n_shared: int = 1,
+    seed: int = 0,
+) -> kc.PromptBatch:
+    """Prompts of several lengths, with answers of (target, foil) tokens and a known subject.
+
+    Clean and corrupt differ in the subject's tokens alone. The padding holds tokens too, which
+    nothing may read.
+    """
+    generator = np.random.default_rng(seed)
+    prompt, pos = np.arange(len(n_tokens))[:, None], np.arange(max(lengths))[None]
+    clean = generator.integers(0, D_VOCAB, (len(n_tokens), max(lengths)))
+    clean[:, :n_shared] = clean[:1, :n_shared]
+    subject = (pos >= n_shared) & (pos < n_shared + 1 + prompt % 2)
+    is_padding = pos >= np.array(lengths)[:, None]
+    other = (clean + generator.integers(1, D_VOCAB, clean.shape)) % D_VOCAB
+    answers = [
+        [generator.integers(0, D_VOCAB, n).tolist() for n in pair_of_lengths]
+        for pair_of_lengths in n_tokens
+    ]
+    batch = kc.PromptBatch.from_tokens(
+        clean, np.where(subject | is_padding, other, clean), answers, lengths=lengths
+    )
+    return replace(batch, subject_mask=subject)
+
+
+@pytest.fixture
+def make_answers() -> Callable[..., kc.PromptBatch]:
+    """(n_tokens, lengths, n_shared=, seed=) -> prompts with answers of several tokens."""
+    return random_answers
+
+
+@pytest.fixture(scope="session")
+def slow() -> ModuleType:
+    """``slow_model.py``: the obvious forward pass beside this file."""
+    file = Path(__file__).with_name("slow_model.py")
+    spec = importlib.util.spec_from_file_location("slow_model", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["slow_model"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -10,12 +10,11 @@ import torch
 
 import kcircuits as kc
 from kcircuits.discovery.eap_ig_inputs import grid
-from kcircuits.engine.attribution import edge_scores
+from kcircuits.engine.attribution import Question, path_scores
 from kcircuits.engine.chunks import plan_chunks
-from kcircuits.engine.forward import embed, forward
-from kcircuits.engine.masked import ablate_all, circuit_logits
+from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.metrics import METRICS, get_metric
-from kcircuits.engine.tokens import TokenRows
+from kcircuits.engine.tokens import Reads, TokenRows
 from kcircuits.errors import NonFiniteError, UsageError
 
 MakeBatch = Callable[..., kc.PromptBatch]
@@ -25,11 +24,9 @@ def metric_with_mask(model: Any, rows: TokenRows, mask: torch.Tensor, name: str)
     """A metric of the masked forward; masks between 0 and 1 interpolate."""
     metric = get_metric(name)
     with torch.no_grad():
-        clean = forward(model.weights, embed(model.weights, rows.clean), rows.answer_pos)
-        logits = circuit_logits(
-            model.weights, rows, ablate_all(model.weights, rows, "corrupt"), mask
-        )
-    return metric.compute(logits, clean, rows.target, rows.foil)
+        stage = set_stage(model.weights, rows)
+        logits = circuit_logits(model.weights, stage, mask)
+    return metric.by_prompt(logits, stage.clean_logits, rows)
 
 
 def full_mask(model: Any, n_rows: int) -> torch.Tensor:
@@ -57,9 +54,9 @@ def test_eap_is_the_slope_of_the_masked_metric(tiny: Any, make_batch: MakeBatch,
 def test_eap_ig_averages_gradients_along_the_path(tiny: Any, make_batch: MakeBatch) -> None:
     """Each step of the grid is a run of its own: a grid of two is the mean of its points."""
     rows = TokenRows.from_batch(make_batch(), tiny.weights)
-    metric = get_metric("logit-difference")
-    both = edge_scores(tiny.weights, rows, metric, (0.0, 0.5))
-    single = [edge_scores(tiny.weights, rows, metric, (alpha,)) for alpha in (0.0, 0.5)]
+    asked = Question(metric=get_metric("logit-difference"))
+    both = path_scores(tiny.weights, rows, asked, (0.0, 0.5))
+    single = [path_scores(tiny.weights, rows, asked, (alpha,)) for alpha in (0.0, 0.5)]
     torch.testing.assert_close(both, (single[0] + single[1]) / 2, rtol=1e-10, atol=1e-12)
 
 
@@ -139,7 +136,7 @@ def test_equal_prompts_score_zero(tiny: Any, make_batch: MakeBatch) -> None:
 
 def test_swapped_target_and_foil_negate_scores(tiny: Any, make_batch: MakeBatch) -> None:
     batch = make_batch()
-    swapped = replace(batch, target=batch.foil, foil=batch.target)
+    swapped = replace(batch, targets=batch.foils, foils=batch.targets)
     np.testing.assert_allclose(
         kc.attribute(tiny, swapped).values, -kc.attribute(tiny, batch).values, atol=1e-12
     )
@@ -208,11 +205,11 @@ def test_neighbours_order_and_chunks_change_nothing(tiny: Any, make_batch: MakeB
 
 def test_shared_prefix_changes_nothing(tiny: Any, make_batch: MakeBatch) -> None:
     batch = make_batch(4, 9, n_shared=6)
-    metric = get_metric("logit-difference")
+    asked = Question(metric=get_metric("logit-difference"))
     shared = TokenRows.from_batch(batch, tiny.weights)
     whole = TokenRows.from_batch(batch, tiny.weights, share_prefix=False)
     assert (shared.n_shared, whole.n_shared) == (6, 0)
-    values = [edge_scores(tiny.weights, rows, metric, grid(5, "left")) for rows in (shared, whole)]
+    values = [path_scores(tiny.weights, rows, asked, grid(5, "left")) for rows in (shared, whole)]
     torch.testing.assert_close(*values, rtol=1e-10, atol=1e-12)
 
 
@@ -295,7 +292,9 @@ def test_metrics_equal_their_definition(name: str) -> None:
             "kl": sum(b * np.log(b / a) for a, b in zip(p, q, strict=True)),
         }
         expected.append(by_name[name])
-    values = METRICS[name].compute(logits, clean, target, foil)
+    rows = torch.arange(3)
+    reads = Reads(row=rows, pos=rows, token=target, other=foil, sign=rows * 0.0 + 1, prompt=rows)
+    values = METRICS[name].compute(logits, clean, reads)
     np.testing.assert_allclose(values.numpy(), expected, rtol=1e-6)
 
 

@@ -12,20 +12,18 @@ import torch
 import kcircuits as kc
 from kcircuits.core.circuit import node_mask, prune_dangling
 from kcircuits.core.facts import Use
-from kcircuits.engine.forward import embed, forward
+from kcircuits.engine.forward import run_rows
 from kcircuits.engine.layers import attention_output, head_outputs, mlp_output, normalise
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import NonFiniteError, UsageError
-from kcircuits.evaluation import answer_statistics, known_facts, probe
+from kcircuits.evaluation import known_facts, probe
 
 MakeBatch = Callable[..., kc.PromptBatch]
 
 
 def logits_of(model: Any, tokens: np.ndarray) -> torch.Tensor:
-    ids = torch.as_tensor(tokens)
-    last = torch.full((len(ids),), ids.shape[1] - 1)
     with torch.no_grad():
-        return forward(model.weights, embed(model.weights, ids), last)
+        return run_rows(model.weights, torch.as_tensor(tokens))
 
 
 def difference(logits: torch.Tensor, batch: kc.PromptBatch) -> np.ndarray:
@@ -158,21 +156,31 @@ def test_hit_and_rank_are_those_of_the_logits(tiny: Any, make_batch: MakeBatch) 
         assert result.hit_at_k[row] == float(rank <= 5)
 
 
-def test_gate_needs_half_a_logit_and_two_standard_errors(make_batch: MakeBatch) -> None:
-    from kcircuits.engine.metrics import get_metric
-    from kcircuits.evaluation.evaluate import PromptMetrics, _summarise
+def test_gate_needs_half_a_logit_and_two_standard_errors(
+    tiny_of: Callable[..., Any], make_batch: MakeBatch
+) -> None:
+    from kcircuits.evaluation.evaluate import summarise
+    from kcircuits.evaluation.judge import Judge, Judged
 
-    flat = make_batch(8)
+    flat, model = make_batch(8), tiny_of()
     pair = np.stack([flat.target, flat.foil], 1)
     batch = kc.PromptBatch.from_tokens(
         flat.clean, flat.corrupt, pair, fact_idx=[0, 0, 1, 1, 2, 2, 3, 3]
     )
     gaps = np.array([0.4, 0.4, 0.6, 0.6, 4.0, 0.0, 4.0, 2.0])
-    zero = np.zeros(8)
-    values = PromptMetrics(circuit=gaps / 2, clean=gaps, empty=zero, target_rank=zero + 1)
-    result = _summarise(
-        values, batch, get_metric("logit-difference"), ablation="corrupt", k=1, prompts="same"
+    judge = Judge(
+        model,
+        batch,
+        batch.fact_ids,
+        model.topology,
+        metric="logit-difference",
+        ablation="corrupt",
+        memory=2**30,
     )
+    judged = Judged(
+        circuit=gaps[:, None] / 2, clean=gaps, empty=0 * gaps, target_rank=0 * gaps[:, None] + 1
+    )
+    result = summarise(judge, judged, k=1)
     # fact 2: mean gap 2, standard error 2; fact 3: mean gap 3, standard error 1
     assert result.is_gated.tolist() == [True, False, True, False]
     np.testing.assert_array_equal(result.faithfulness, [np.nan, 0.5, np.nan, 0.5])
@@ -207,7 +215,7 @@ def test_judging_on_discovery_prompts_is_said(
 
 def test_probe_equals_the_obvious_ranks(tiny: Any, make_batch: MakeBatch) -> None:
     batch = make_batch(5)
-    candidates = tuple((int(t), (int(t) + 7) % 40, (int(t) + 11) % 40) for t in batch.target)
+    candidates = tuple(((t,), ((t + 7) % 40,), ((t + 11) % 40,)) for t in batch.target.tolist())
     batch = replace(batch, candidates=candidates)
     rows = probe(tiny, batch)
     p = torch.softmax(logits_of(tiny, batch.clean), -1).numpy()
@@ -216,9 +224,10 @@ def test_probe_equals_the_obvious_ranks(tiny: Any, make_batch: MakeBatch) -> Non
         assert row["prob"] == pytest.approx(own)
         assert row["logprob"] == pytest.approx(np.log(own))
         assert row["rank"] == 1 + (p[i] > own).sum()
-        assert row["candidate_rank"] == 1 + (p[i, list(candidates[i])] > own).sum()
+        others = [answer[0] for answer in candidates[i]]
+        assert row["candidate_rank"] == 1 + (p[i, others] > own).sum()
         assert row["known"] == (row["candidate_rank"] == 1)
-    plain = answer_statistics(logits_of(tiny, batch.clean), replace(batch, candidates=()))
+    plain = probe(tiny, replace(batch, candidates=()))
     assert {row["known_rule"] for row in plain} == {"first-in-vocabulary"}
     assert all(row["known"] == (row["rank"] == 1) for row in plain)
 
@@ -320,7 +329,7 @@ def test_selection_rules_that_cannot_be_meant_are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ablation": "mean"}, "ablation is 'mean'"),
+        ({"ablation": "average"}, "ablation is 'average'"),
         ({"metric": "loss"}, "there is no metric 'loss'"),
         ({"k": 0}, "k is 0"),
     ],
@@ -363,6 +372,6 @@ def test_token_ids_beyond_the_embedding_are_refused(
     clean[0, 0] = 40
     with pytest.raises(CheckpointError, match="token id 40 is beyond the embedding"):
         TokenRows.from_batch(replace(batch, clean=clean), tiny_of().weights)
-    target = np.full_like(batch.target, 41)
+    targets = ((41,),) * len(batch)
     with pytest.raises(CheckpointError, match="token id 41 is beyond the embedding"):
-        TokenRows.from_batch(replace(batch, target=target), tiny_of().weights)
+        TokenRows.from_batch(replace(batch, targets=targets), tiny_of().weights)
