@@ -6,12 +6,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from kcircuits.core.ablation import CONSTANT, Ablation, require_ablation
 from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.scores import EdgeScores, NeuronScores
 from kcircuits.discovery.registry import DEFAULT_METHOD, get_method, resolve_params
-from kcircuits.engine.ablation import CONSTANT, Ablation
 from kcircuits.engine.attribution import Level, Question
 from kcircuits.engine.chunks import (
     DEFAULT_MEMORY,
@@ -21,7 +21,7 @@ from kcircuits.engine.chunks import (
     recorded_bytes,
     run_chunks,
 )
-from kcircuits.engine.constants import constants_of, require_ablation
+from kcircuits.engine.constants import constants_of
 from kcircuits.engine.metrics import DEFAULT_METRIC, get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kcircuits.core.ablation import Ablation
 from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.discovery.pruning import Measure, gates_as_masks
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import count_workers, plan_chunks, recorded_bytes, run_chunks
 from kcircuits.engine.constants import constants_of
 from kcircuits.engine.gradient import circuit_gradient

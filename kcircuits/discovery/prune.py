@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kcircuits.core.ablation import Ablation, require_ablation
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.budget import edge_budget
 from kcircuits.core.circuit import Circuits, prune_dangling
@@ -20,9 +21,7 @@ from kcircuits.discovery.attribute import attribute
 from kcircuits.discovery.gate_runs import GateRuns, Loss, LossName
 from kcircuits.discovery.hard_concrete import expected
 from kcircuits.discovery.pruning import Recipe, Trained, gates_as_masks, train_gates
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
-from kcircuits.engine.constants import require_ablation
 from kcircuits.engine.metrics import DEFAULT_METRIC, get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.errors import UsageError

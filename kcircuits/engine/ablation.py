@@ -7,21 +7,16 @@ before a post-norm is carried by its layer's heads (``layers.head_outputs``).
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kcircuits.core.ablation import CONSTANT, Ablation
 from kcircuits.engine.forward import Record, embed, forward, positions, run_prefix
 from kcircuits.engine.layers import head_outputs
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.models.weights import AttentionWeights, TransformerWeights
-
-Ablation = Literal["corrupt", "zero", "mean", "positional-mean", "optimal"]
-ABLATIONS: tuple[Ablation, ...] = ("corrupt", "zero", "mean", "positional-mean", "optimal")
-# Those that put a constant in the place of each sender's output.
-CONSTANT: tuple[Ablation, ...] = ("mean", "positional-mean", "optimal")
 
 # Constants per sender: one for all positions, or one for each.
 Constants = Float[Tensor, "n_forward pos_or_one d_model"]

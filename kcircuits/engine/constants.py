@@ -9,19 +9,12 @@ from collections.abc import Iterable
 
 import torch
 
+from kcircuits.core.ablation import CONSTANT, Ablation
 from kcircuits.core.batch import PromptBatch
-from kcircuits.engine.ablation import (
-    ABLATIONS,
-    CONSTANT,
-    Ablation,
-    Constants,
-    ablate_all,
-    sender_differences,
-)
+from kcircuits.engine.ablation import Constants, ablate_all, sender_differences
 from kcircuits.engine.chunks import plan_chunks, recorded_bytes
 from kcircuits.engine.forward import Record, embed, forward
 from kcircuits.engine.tokens import TokenRows
-from kcircuits.errors import UsageError
 from kcircuits.models.weights import TransformerWeights
 
 
@@ -59,15 +52,6 @@ def mean_constants(
         return overall
     means = sums / counts.clamp(min=1)[None, :, None]
     return torch.where(counts[None, :, None] > 0, means, overall)
-
-
-def require_ablation(ablation: str, *, is_evaluation: bool = False) -> None:
-    """UsageError unless there is such an ablation; ``optimal`` is learned for given circuits."""
-    known = [name for name in ABLATIONS if is_evaluation or name != "optimal"]
-    if ablation not in known:
-        raise UsageError(
-            f"ablation is {ablation!r}; expected one of {', '.join(known)}", field="ablation"
-        )
 
 
 def constants_of(

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from kcircuits.core.ablation import Ablation
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.circuit import Circuits
 from kcircuits.core.curve import FaithfulnessCurve
 from kcircuits.core.ranking import SIZES, By, nested_circuits
 from kcircuits.core.scores import EdgeScores
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.engine.metrics import DEFAULT_METRIC
 from kcircuits.errors import UsageError

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kcircuits.core.ablation import Ablation
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.circuit import Circuits
 from kcircuits.core.faithfulness import Faithfulness
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.engine.metrics import DEFAULT_METRIC
 from kcircuits.errors import UsageError

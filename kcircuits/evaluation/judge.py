@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kcircuits.core.ablation import Ablation, require_ablation
 from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.faithfulness import MIN_GAP, MIN_GAP_STANDARD_ERRORS
 from kcircuits.core.topology import Topology
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import count_workers, masked_bytes, plan_chunks, run_chunks
-from kcircuits.engine.constants import constants_of, require_ablation
+from kcircuits.engine.constants import constants_of
 from kcircuits.engine.forward import unembed
 from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.metrics import get_metric

@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from kcircuits.core.ablation import Ablation
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.circuit import Circuits
 from kcircuits.core.topology import Topology
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.engine.metrics import DEFAULT_METRIC
 from kcircuits.errors import UsageError

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Int
 
+from kcircuits.core.ablation import Ablation
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.circuit import Circuits, prune_dangling
 from kcircuits.core.ranking import By, edge_ranks
 from kcircuits.core.scores import EdgeScores
-from kcircuits.engine.ablation import Ablation
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.engine.metrics import DEFAULT_METRIC
 from kcircuits.errors import UsageError

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import kcircuits as kc
+from kcircuits.core.ablation import CONSTANT, require_ablation
 from kcircuits.core.answers import ROLES
 from kcircuits.discovery.attribute import attribute_neurons
 from kcircuits.discovery.registry import METHODS
-from kcircuits.engine.ablation import CONSTANT
 from kcircuits.engine.attribution import Question, path_scores
-from kcircuits.engine.constants import constants_of, require_ablation
+from kcircuits.engine.constants import constants_of
 from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.metrics import METRICS, get_metric
 from kcircuits.engine.tokens import TokenRows
