@@ -6,6 +6,7 @@ can be given as ``KCIRCUITS_SOME_OPTION``.
 
 import argparse
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,11 +19,18 @@ if TYPE_CHECKING:
 MANIFEST = Path("checkpoints_manifest.yaml")
 
 
+class _Help(argparse.HelpFormatter):
+    """Help that keeps names such as ``eap-ig-inputs`` whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError and reads ``KCIRCUITS_*``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
@@ -98,6 +106,17 @@ def common(*, paths: bool = True) -> argparse.ArgumentParser:
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parent
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--memory``, for the verbs that run a model."""
+    parser.add_argument(
+        "--memory",
+        default="1GiB",  # engine.chunks.DEFAULT_MEMORY, which needs torch
+        metavar="SIZE",
+        help="peak memory above the loaded model to stay within; results do not depend on it "
+        "(default: %(default)s)",
+    )
 
 
 def manifest_of(args: argparse.Namespace) -> "Manifest":

@@ -7,16 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kcircuits.cli.options import common, manifest_of, run_dir_of
+from kcircuits.cli.options import add_memory, common, manifest_of, run_dir_of
 from kcircuits.cli.output import print_error, print_json, print_table, printable
+from kcircuits.core.ablation import DEFAULT_ABLATION
 from kcircuits.discovery import DEFAULT_METHOD, METHODS
+from kcircuits.engine.metrics import DEFAULT_METRIC, METRICS
 from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError, UsageError
+from kcircuits.sweep.request import DTYPES, SWEPT_ABLATIONS, Request, choose_facts, make_settings
 
 if TYPE_CHECKING:
     from kcircuits.sweep.compute import Compute
     from kcircuits.sweep.local import SweepResult
     from kcircuits.sweep.plan import BatchState
-    from kcircuits.sweep.request import Request
 
 ENGINES = ("local",)
 
@@ -33,7 +35,12 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("--epochs", metavar="REFS", help="e.g. ep0..ep9 or first,ep3,last (default: all)")
     add("--facts", metavar="LIST", help="ids and strata key=value, comma separated (default: all)")
-    add("--method", default=DEFAULT_METHOD, help=f"{', '.join(METHODS)} (default: %(default)s)")
+    add(
+        "--method",
+        default=DEFAULT_METHOD,
+        metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: %(default)s)",
+    )
     add(
         "--param",
         action="append",
@@ -43,12 +50,25 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--ig-steps", type=int, metavar="N", help="integration steps (default: 5)")
     add("--ig-grid", metavar="GRID", help="integration grid: left (default) or right")
-    add("--metric", help="logit-difference (default), log-probability or kl")
+    add("--metric", metavar="NAME", help=f"{', '.join(METRICS)} (default: {DEFAULT_METRIC})")
+    add(
+        "--ablation",
+        default=DEFAULT_ABLATION,
+        metavar="NAME",
+        help=f"what edges outside a circuit carry: {', '.join(SWEPT_ABLATIONS)} "
+        "(default: %(default)s)",
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--fraction", type=float, help="edges of a circuit (default: 0.005 of all)")
     budget.add_argument("--n-edges", type=int, metavar="N", help="edges of a circuit, as a number")
-    add("--dtype", default="float32", help="float32 (default), bfloat16 or float64")
+    add(
+        "--dtype",
+        default=DTYPES[0],
+        metavar="NAME",
+        help=f"{', '.join(DTYPES)} (default: %(default)s)",
+    )
     add("--device", default="cpu", help="where to compute (default: cpu)")
+    add_memory(parser)
     add("--batch-size", type=int, metavar="N", help="facts per batch, the unit of redo")
     add("--engine", choices=ENGINES, default="local", help="who computes (default: %(default)s)")
     add("--wait", type=float, default=0.0, metavar="S", help="seconds to wait for another writer")
@@ -73,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     def compute() -> "Compute":
         from kcircuits.sweep.model_compute import ModelCompute
 
-        return ModelCompute(request.settings)
+        return ModelCompute(request.settings, memory=args.memory)
 
     def report(_: str, error: KCircuitsError) -> None:
         with tqdm.external_write_mode(file=sys.stderr):
@@ -108,14 +128,14 @@ def _params(args: argparse.Namespace) -> dict[str, Any]:
     return params
 
 
-def _request(args: argparse.Namespace) -> "Request":
+def _request(args: argparse.Namespace) -> Request:
     from kcircuits.io.facts import load_facts
-    from kcircuits.sweep.request import Request, choose_facts, make_settings
 
     manifest = manifest_of(args)
     settings = make_settings(
         args.method,
         params=_params(args),
+        ablation=args.ablation,
         fraction=args.fraction,
         n_edges=args.n_edges,
         dtype=args.dtype,
@@ -134,7 +154,7 @@ def _request(args: argparse.Namespace) -> "Request":
     )
 
 
-def _dry_run(args: argparse.Namespace, request: "Request", folder: Path) -> int:
+def _dry_run(args: argparse.Namespace, request: Request, folder: Path) -> int:
     from kcircuits.sweep.plan import preview
 
     states = preview(request, folder)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kcircuits.core.ablation import DEFAULT_ABLATION
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.scores import EdgeScores
 from kcircuits.discovery.method import Method
@@ -17,6 +18,7 @@ def _train(
     batch: PromptBatch,
     n_edges: int,
     params: Mapping[str, Any],
+    memory: int,
     progress: Callable[[float], object],
 ) -> EdgeScores:
     from kcircuits.discovery.prune import prune_folds
@@ -31,6 +33,8 @@ def _train(
         candidates=params["candidates"],
         loss=params["loss"],
         metric=params["metric"],
+        ablation=params.get("ablation", DEFAULT_ABLATION),
+        memory=memory,
         recipe=recipe,
         progress=lambda step, *_: progress(step / recipe.steps),
     )

@@ -14,8 +14,11 @@ from kcircuits.core.scores import EdgeScores
 from kcircuits.engine.annotations import Question, Tensor, TokenRows, TransformerWeights
 
 Score = Callable[[TransformerWeights, TokenRows, Question, Mapping[str, Any]], Tensor]
-# (model, prompts, number of edges, params, told the share done) -> a row per fact and fold.
-Train = Callable[[Any, PromptBatch, int, Mapping[str, Any], Callable[[float], object]], EdgeScores]
+# (model, prompts, number of edges, params, bytes of memory, told the share done) -> a row per fact
+# and fold. ``params`` are the method's own, the metric and the ablation.
+Train = Callable[
+    [Any, PromptBatch, int, Mapping[str, Any], int, Callable[[float], object]], EdgeScores
+]
 
 
 @dataclass(frozen=True, kw_only=True)

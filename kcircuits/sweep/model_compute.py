@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from kcircuits.core.ablation import DEFAULT_ABLATION
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Checkpoint
@@ -12,6 +13,7 @@ from kcircuits.core.scores import EdgeScores
 from kcircuits.core.selection import select
 from kcircuits.discovery import get_method
 from kcircuits.discovery.attribute import attribute
+from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.evaluation import evaluate, known_facts, probe
 from kcircuits.models import load_model, swap_checkpoint, tokenize
@@ -24,12 +26,15 @@ class ModelCompute:
 
     Args:
         settings: Method, parameters, dtype and device.
+        memory: Peak memory above the loaded model to stay within, such as ``1GiB``; the numbers
+            do not depend on it.
 
     Raises:
-        UsageError: The device cannot be used here.
+        UsageError: The device cannot be used here, or a memory that is none.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, memory: str | int = DEFAULT_MEMORY) -> None:
+        self._memory = parse_memory(memory)
         try:
             torch.empty(0, device=settings.device)
         except (RuntimeError, AssertionError) as error:
@@ -69,7 +74,14 @@ class ModelCompute:
         params = self._settings.params
         scores = self._scores(loaded, batch, n_edges, advance)
         circuits = select(scores, n_edges=n_edges)
-        faithfulness = evaluate(loaded.model, batch, circuits, metric=params["metric"])
+        faithfulness = evaluate(
+            loaded.model,
+            batch,
+            circuits,
+            metric=params["metric"],
+            ablation=params.get("ablation", DEFAULT_ABLATION),
+            memory=self._memory,
+        )
         probes = probe(loaded.model, batch)
         return BatchResult(
             scores=scores,
@@ -86,7 +98,15 @@ class ModelCompute:
         name, params = self._settings.method, self._settings.params
         train = get_method(name).train
         if train is None:
-            return attribute(loaded.model, batch, name, reduce="prompt", progress=advance, **params)
+            return attribute(
+                loaded.model,
+                batch,
+                name,
+                reduce="prompt",
+                memory=self._memory,
+                progress=advance,
+                **params,
+            )
         n_prompts, n_told = len(batch.with_use("discovery")), 0
 
         def tell(share: float) -> None:
@@ -94,7 +114,7 @@ class ModelCompute:
             advance(int(share * n_prompts) - n_told)
             n_told = int(share * n_prompts)
 
-        return train(loaded.model, batch, n_edges, params, tell)
+        return train(loaded.model, batch, n_edges, params, self._memory, tell)
 
     def _without_failures(self, loaded: Loaded, batch: PromptBatch, n_edges: int) -> BatchResult:
         """Finds the facts whose numbers are not finite, and computes the others without them."""

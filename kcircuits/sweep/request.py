@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from kcircuits.core.ablation import ABLATIONS, CONSTANT, DEFAULT_ABLATION, require_ablation
 from kcircuits.core.facts import Fact
 from kcircuits.core.keys import digest
 from kcircuits.core.manifest import Checkpoint, Manifest
@@ -16,6 +17,8 @@ from kcircuits.errors import UsageError
 # Facts per batch, the unit of redo: 8 facts x 8 prompts on SmolLM2-135M are some 20 s on one core.
 BATCH_SIZE = 8
 FRACTION = 0.005
+# What ablated edges may carry in a sweep: nothing that depends on the other facts of a batch.
+SWEPT_ABLATIONS = tuple(name for name in ABLATIONS if name not in CONSTANT)
 DTYPES = ("float32", "bfloat16", "float64")
 # Their versions are part of every key: another version may round differently.
 _LIBRARIES = ("numpy", "torch", "transformer-lens", "transformers")
@@ -27,7 +30,7 @@ class Settings:
 
     Attributes:
         method: Attribution method.
-        params: All its parameters.
+        params: All its parameters; ``ablation`` among them unless it is the default.
         fraction: Budget as a share of all edges; None where ``n_edges`` is given.
         n_edges: Budget in edges; None where ``fraction`` is given.
         dtype: Floating-point type of the computation.
@@ -89,6 +92,7 @@ def make_settings(
     method: str = DEFAULT_METHOD,
     *,
     params: Mapping[str, Any] | None = None,
+    ablation: str = DEFAULT_ABLATION,
     fraction: float | None = None,
     n_edges: int | None = None,
     dtype: str = "float32",
@@ -97,8 +101,8 @@ def make_settings(
     """Checked settings; parameters that are None or absent take the method's defaults.
 
     Raises:
-        UsageError: An unknown method or dtype, a parameter that the method does not have, or a
-            budget out of range.
+        UsageError: An unknown method or dtype, a parameter that the method does not have, a budget
+            out of range, or an ablation that a cell cannot have.
     """
     if dtype not in DTYPES:
         raise _refused("dtype", dtype, f"one of {', '.join(DTYPES)}")
@@ -112,9 +116,10 @@ def make_settings(
         raise _refused("fraction", fraction, "a number above 0 and up to 1")
     if n_edges is not None and n_edges < 1:
         raise _refused("n_edges", n_edges, "at least 1")
+    chosen = {} if ablation == DEFAULT_ABLATION else {"ablation": _for_cells(ablation)}
     return Settings(
         method=method,
-        params=resolve_params(method, metric, given),
+        params={**resolve_params(method, metric, given), **chosen},
         fraction=fraction,
         n_edges=n_edges,
         dtype=dtype,
@@ -150,6 +155,18 @@ def choose_facts(facts: Sequence[Fact], selection: str | None) -> tuple[Fact, ..
             )
         chosen |= hits
     return tuple(fact for fact in facts if fact.id in chosen)
+
+
+def _for_cells(ablation: str) -> str:
+    require_ablation(ablation)
+    if ablation not in SWEPT_ABLATIONS:
+        raise UsageError(
+            f"a run cannot use the ablation {ablation}: it is a mean over the prompts that run "
+            "together, and a fact's results must not depend on its neighbours",
+            field="ablation",
+            hint=f"use {' or '.join(SWEPT_ABLATIONS)}, or kc.attribute on a batch of your choice",
+        )
+    return ablation
 
 
 def _few(names: Sequence[str], n_shown: int = 8) -> str:

@@ -1,14 +1,22 @@
 """Every method goes through run, diff and report."""
 
+import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import kcircuits as kc
 from kcircuits.cli.main import main
+from kcircuits.cli.options import add_memory
+from kcircuits.core.ablation import CONSTANT
 from kcircuits.discovery import METHODS
+from kcircuits.discovery.pruning import Recipe
+from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory, plan_chunks
+from kcircuits.engine.metrics import METRICS
 from kcircuits.study import open_run
 from tests.cli.test_run_verb import study  # noqa: F401  # the fixture
 
@@ -39,6 +47,100 @@ def test_a_method_goes_through_run_and_diff(
         if method == "edge-pruning":
             assert 0 <= cell.prompt_scores.min() <= cell.prompt_scores.max() <= 1
             assert cell.provenance.params["steps"] == 12
+
+
+@pytest.mark.parametrize("method", ["eap", "edge-pruning"])
+def test_zero_ablation_goes_through_run(
+    study: Path,  # noqa: F811
+    method: str,
+    tmp_path: Path,
+) -> None:
+    """The cells of ``run --ablation zero`` are what the Python functions give."""
+    where = ["--manifest", str(study / "checkpoints_manifest.yaml"), "--run", str(tmp_path)]
+    asked = ["--method", method, "--n-edges", "30", "--facts", "f0", "--epochs", "ep1"]
+    asked += [
+        "--ablation",
+        "zero",
+        *SHORT.get(method, []),
+        *(["--param", "folds=1"] * (method != "eap")),
+    ]
+    assert main(["run", "--quiet", *where, *asked]) == 0
+    (cell,) = open_run(tmp_path).cells("ep1", ["f0"])
+    manifest = kc.load_manifest(study / "checkpoints_manifest.yaml")
+    model = kc.load_model(manifest["ep1"])
+    batch = kc.tokenize(model, kc.load_facts(manifest.facts)[:1])
+    if method == "eap":
+        scores = kc.attribute(model, batch, "eap", ablation="zero")
+        circuits = kc.select(scores, n_edges=30)
+    else:
+        recipe = Recipe(steps=12)
+        apart = replace(batch, fact_ids=("f0 (fold 0)",))
+        circuits = kc.prune(
+            model, apart, n_edges=30, candidates=0.6, ablation="zero", recipe=recipe
+        )
+        circuits = replace(circuits, fact_ids=("f0",))
+    judged = kc.evaluate(model, batch, circuits, ablation="zero")
+    assert cell.provenance.params["ablation"] == "zero"
+    assert cell.values["metric"] == pytest.approx(judged.metric[0], rel=1e-5)
+    assert cell.values["empty_metric"] == pytest.approx(judged.empty_metric[0], rel=1e-5)
+    plain = kc.evaluate(model, batch, circuits)
+    assert abs(plain.empty_metric[0] - judged.empty_metric[0]) > 1e-3
+
+
+def test_memory_reaches_the_engine(
+    study: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A small budget plans chunks of one prompt; the cells are those of a large one."""
+    where = ["--manifest", str(study / "checkpoints_manifest.yaml"), "--epochs", "ep0"]
+    sizes: dict[str, set[int]] = {}
+    for memory in ("1GiB", "1KiB"):
+
+        def planned(*args: Any, memory: str = memory) -> list[Any]:
+            chunks = plan_chunks(*args)
+            sizes.setdefault(memory, set()).update(map(len, chunks))
+            return chunks
+
+        for module in ("discovery.attribute", "evaluation.judge"):
+            monkeypatch.setattr(f"kcircuits.{module}.plan_chunks", planned)
+        run = ["--memory", memory, "--run", str(tmp_path / memory)]
+        assert main(["run", "--quiet", "--n-edges", "9", *run, *where]) == 0
+    assert sizes["1KiB"] == {1}
+    assert max(sizes["1GiB"]) > 1
+    small, large = (open_run(tmp_path / name).cells("ep0") for name in sizes)
+    for one, other in zip(small, large, strict=True):
+        np.testing.assert_allclose(one.prompt_scores, other.prompt_scores, rtol=1e-4, atol=1e-6)
+    capsys.readouterr()
+    again = ["--memory", "much", "--run", str(tmp_path / "none")]
+    assert main(["run", "--quiet", *again, *where]) == 2
+    assert "memory is 'much'; expected a size such as 1GiB" in capsys.readouterr().err
+
+
+def test_the_default_memory_is_the_engines() -> None:
+    parser = argparse.ArgumentParser()
+    add_memory(parser)
+    assert parse_memory(parser.parse_args([]).memory) == DEFAULT_MEMORY
+
+
+@pytest.mark.parametrize("ablation", CONSTANT)
+def test_a_run_refuses_ablations_that_depend_on_the_batch(
+    study: Path,  # noqa: F811
+    ablation: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = ["--manifest", str(study / "checkpoints_manifest.yaml")]
+    assert main(["run", "--ablation", ablation, *where]) == 2
+    assert f"a run cannot use the ablation {ablation}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["run"])
+def test_help_lists_what_the_registries_hold(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for names in (METHODS, METRICS):
+        assert ", ".join(names) in text
 
 
 def test_a_parameter_that_the_method_lacks_is_refused(
