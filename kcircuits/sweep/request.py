@@ -158,14 +158,14 @@ def choose_facts(facts: Sequence[Fact], selection: str | None) -> tuple[Fact, ..
 
 
 def _for_cells(ablation: str) -> str:
-    require_ablation(ablation)
-    if ablation not in SWEPT_ABLATIONS:
+    if ablation in CONSTANT:
         raise UsageError(
-            f"a run cannot use the ablation {ablation}: it is a mean over the prompts that run "
-            "together, and a fact's results must not depend on its neighbours",
+            f"a run cannot use the ablation {ablation}: its constants come from all prompts that "
+            "run together, and a fact's results must not depend on its neighbours",
             field="ablation",
-            hint=f"use {' or '.join(SWEPT_ABLATIONS)}, or kc.attribute on a batch of your choice",
+            hint=f"use {' or '.join(SWEPT_ABLATIONS)}, or `kcircuits evaluate --ablation`",
         )
+    require_ablation(ablation)
     return ablation
 
 
