@@ -126,6 +126,10 @@ class Topology:
         start = layer * (3 * self.n_heads + 1)
         return slice(start, start + 3 * self.n_heads)
 
+    def layer_columns(self, layer: int) -> slice:
+        """All receivers of ``layer``: those of its attention, then its MLP."""
+        return slice(self.attention_columns(layer).start, self.mlp_column(layer) + 1)
+
     def mlp_column(self, layer: int) -> int:
         """The receiver index of the MLP of ``layer``."""
         return (layer + 1) * (3 * self.n_heads + 1) - 1

@@ -19,6 +19,7 @@ from kcircuits.engine.gradient import circuit_gradient
 from kcircuits.engine.masked import Stage, set_stage
 from kcircuits.engine.metrics import get_metric
 from kcircuits.engine.tokens import TokenRows
+from kcircuits.engine.workspace import Workspace
 from kcircuits.errors import UsageError
 from kcircuits.models.weights import TransformerWeights
 
@@ -76,6 +77,9 @@ class GateRuns:
         self.weights, self.batch, self.loss = weights, batch, loss
         self.ablation: Ablation = ablation
         self.joint, self.memory = joint, memory
+        # Half of the memory is for runs, half for stages: a prompt's turn comes again and again.
+        self._stages = StageCache(self.memory // 2)
+        self._spaces: list[Workspace] = []
         self.constants = constants_of(self.weights, batch, ablation, memory)
         self.prompts = [np.flatnonzero(batch.fact_idx == i) for i in range(batch.n_facts)]
         missing = [i for i, rows in enumerate(self.prompts) if not len(rows)]
@@ -92,6 +96,7 @@ class GateRuns:
 
         def run(facts: Tensor, gates: Tensor, step: int) -> tuple[Tensor, Tensor]:
             members = list(range(self.batch.n_facts)) if self.joint else facts.tolist()
+            self._stages.keep_only_for(members)
             rows = np.array([self.prompts[i][step % len(self.prompts[i])] for i in members])
             part = self.batch.rows(rows)
             owner = torch.zeros(len(rows), dtype=torch.long)
@@ -100,7 +105,8 @@ class GateRuns:
             gradient = torch.zeros_like(gates)
 
             def chunk(index: np.ndarray) -> tuple[Tensor, Tensor]:
-                stage = self._stage(part.rows(index))
+                stage = self._stage(rows[index])
+                space = self._spaces.pop() if self._spaces else Workspace()
                 mine = owner[torch.as_tensor(index)]
                 edges = flat[mine if self.joint else facts[mine]]
                 mask = gates_as_masks(gates[mine].to(self.weights.dtype), edges, shape)
@@ -109,7 +115,9 @@ class GateRuns:
                     stage,
                     mask.to(self.weights.device)[stage.rows.prompt],
                     self.loss.of(stage),
+                    space=space,
                 )
+                self._spaces.append(space)
                 by_prompt = stage.rows.by_prompt(found.mask).flatten(1).cpu()
                 return found.values.cpu(), by_prompt.gather(1, edges)
 
@@ -122,20 +130,50 @@ class GateRuns:
 
         return run
 
-    def _stage(self, part: PromptBatch) -> Stage:
-        rows = TokenRows.from_batch(
-            part,
-            self.weights,
-            with_foil=self.loss.with_foil,
-            share_prefix=self.ablation == "corrupt",
-        )
-        return set_stage(self.weights, rows, self.ablation, self.constants)
+    def _stage(self, prompts: Int[np.ndarray, " prompt"]) -> Stage:
+        def make() -> Stage:
+            rows = TokenRows.from_batch(
+                self.batch.rows(prompts),
+                self.weights,
+                with_foil=self.loss.with_foil,
+                share_prefix=self.ablation == "corrupt",
+            )
+            return set_stage(self.weights, rows, self.ablation, self.constants)
+
+        return self._stages.get(tuple(prompts.tolist()), make)
 
     def _plan(self, part: PromptBatch) -> list[np.ndarray]:
-        # Private inputs are kept for the way back: as much as a recorded run of 3 H + 1 streams.
-        topology = self.weights.topology
-        n_pos = part.clean.shape[1]
-        kept = topology.n_layers * 3 * topology.n_heads * self.weights.d_model * n_pos
-        n_bytes = recorded_bytes(self.weights, n_pos, 1) + kept * self.weights.embed.element_size()
+        # On top of a recorded run: private inputs of all layers and gradients at all senders.
+        topology, n_pos = self.weights.topology, part.clean.shape[1]
+        wide = topology.n_forward + (topology.n_layers + 1) * (3 * topology.n_heads + 1)
+        kept = wide * n_pos * self.weights.d_model * self.weights.embed.element_size()
+        masks = 4 * topology.n_forward * topology.n_backward * self.weights.embed.element_size()
+        n_bytes = recorded_bytes(self.weights, n_pos, 1) + kept + masks
         n_bytes *= max_rows_per_prompt(part)
-        return plan_chunks(part, n_bytes, self.memory, count_workers(self.weights))
+        return plan_chunks(part, n_bytes, self.memory // 2, count_workers(self.weights))
+
+
+class StageCache:
+    """The first stages that fit into a number of bytes; the others are made anew each time."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory, self._left = memory, memory
+        self._stages: dict[tuple[int, ...], Stage] = {}
+        self._members: list[int] = []
+
+    def keep_only_for(self, members: list[int]) -> None:
+        """Drops the stages of other sets of facts: with a fact that leaves, chunks change."""
+        if members != self._members:
+            self._members, self._left = members, self.memory
+            self._stages.clear()
+
+    def get(self, prompts: tuple[int, ...], make: Callable[[], Stage]) -> Stage:
+        """The stage of these prompts."""
+        if prompts in self._stages:
+            return self._stages[prompts]
+        stage = make()
+        n_bytes = stage.n_bytes
+        if n_bytes <= self._left:
+            self._left -= n_bytes
+            self._stages[prompts] = stage
+        return stage

@@ -1,7 +1,9 @@
 """The exact gradient of a circuit run with respect to its mask.
 
-Reverse mode by hand on the tape of ``engine.masked``: autograd sees one layer at a time (private
-inputs in, outputs out), and the flows between layers are matrix products in both directions,
+Reverse mode by hand on the tape of ``engine.masked``: autograd sees one layer at a time (from
+projected queries, keys and values to what the heads write, and the MLP), and all that is wide is
+written out: the way through norm and projection (``engine.private``), and the flows between layers,
+which are matrix products in both directions,
 
     input of v = base_v + sum_u mask_uv change_u,
     d/d mask_uv = change_u . G_v,    d/d change_u = sum_v mask_uv G_v,
@@ -20,7 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kcircuits.engine.forward import unembed
-from kcircuits.engine.masked import Stage, Tape
+from kcircuits.engine.masked import Stage, Tape, by_row
+from kcircuits.engine.private import Projected
+from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights
 
 # Logits [read, d_vocab] -> values [prompt]; what is differentiated is their sum.
@@ -49,6 +53,7 @@ def circuit_gradient(
     loss: Loss,
     *,
     of_ablated: bool = False,
+    space: Workspace | None = None,
 ) -> CircuitGradient:
     """A loss of the circuits' logits, and its gradient.
 
@@ -58,8 +63,9 @@ def circuit_gradient(
         mask: 1 keeps an edge, 0 ablates it; values between interpolate.
         loss: What is differentiated.
         of_ablated: Also differentiate what ablated edges carry, where that is constants.
+        space: Memory to work in; what is returned is not part of it.
     """
-    run = _Reverse(weights, stage, mask, of_ablated=of_ablated)
+    run = _Reverse(weights, stage, mask, space or Workspace(), of_ablated=of_ablated)
     with torch.enable_grad():
         values = run.forward(loss)
     with torch.no_grad():
@@ -76,26 +82,39 @@ class _Reverse:
     """A tape with the local graph of every layer, and the way back through it."""
 
     def __init__(
-        self, weights: TransformerWeights, stage: Stage, mask: Tensor, *, of_ablated: bool
+        self,
+        weights: TransformerWeights,
+        stage: Stage,
+        mask: Tensor,
+        space: Workspace,
+        *,
+        of_ablated: bool,
     ) -> None:
-        self.tape = Tape(weights, stage, mask)
+        self.tape = Tape(weights, stage, mask, space, keeps_inputs=True)
         self.weights, self.topology, self.rows = weights, weights.topology, stage.rows
-        # (private input, output) of each layer's heads and MLP; each pair a graph of its own.
+        # Of each layer: its projections, then (leaf, output) of its heads and of its MLP.
+        self.projected: list[Projected] = []
         self.heads: list[tuple[Tensor, Tensor]] = []
         self.mlps: list[tuple[Tensor, Tensor]] = []
+        change = self.tape.change
         self.mask_gradient = torch.zeros_like(mask)
-        self.gradient = torch.zeros_like(self.tape.change)
-        self.ablated_gradient = torch.zeros_like(self.tape.change) if of_ablated else None
+        self.gradient = space.take("gradient", tuple(change.shape), change).zero_()
+        self.ablated_gradient = torch.zeros_like(change) if of_ablated else None
+        wide = (3 * self.topology.n_heads + 1, len(change), *change.shape[2:])
+        self.at_receivers = space.take("at receivers", wide, change)
 
     def forward(self, loss: Loss) -> Float[Tensor, " prompt"]:
         """Runs the circuit and its loss."""
         tape = self.tape
         for layer in range(self.topology.n_layers):
-            private = tape.attention_in(layer).requires_grad_()
-            self.heads.append((private, tape.heads(layer, private)))
+            private = tape.layer_in(layer)
+            with torch.no_grad():
+                self.projected.append(tape.project(layer, private[:-1]))
+            leaf = self.projected[-1].values.requires_grad_()
+            self.heads.append((leaf, tape.heads(layer, leaf)))
             tape.write_heads(layer, self.heads[-1][1])
-            private = tape.mlp_in(layer).requires_grad_()
-            self.mlps.append((private, tape.mlp(layer, private)))
+            leaf = tape.with_own_heads(layer, private[-1]).requires_grad_()
+            self.mlps.append((leaf, tape.mlp(layer, leaf)))
             tape.write_mlp(layer, self.mlps[-1][1])
         self.final_in = tape.final_in().requires_grad_()
         self.values = loss(unembed(self.weights, self.final_in))
@@ -104,19 +123,19 @@ class _Reverse:
     def backward(self) -> None:
         """Fills the gradients, from the logits to the input."""
         self._from_logits()
-        n_heads = self.topology.n_heads
         for layer in reversed(range(self.topology.n_layers)):
             first = self.topology.n_before_attention(layer)
+            after = first + self.topology.n_heads
+            leaf, written = self.mlps.pop()
+            (at_mlp,) = torch.autograd.grad(written, leaf, self.gradient[:, after])
+            self.at_receivers[-1] = at_mlp
             column = self.topology.mlp_column(layer)
-            private, written = self.mlps.pop()
-            (gradient,) = torch.autograd.grad(written, private, self.gradient[:, first + n_heads])
-            n_senders = self.topology.n_before_mlp(layer)
-            self._flow_back(n_senders, slice(column, column + 1), gradient.unsqueeze(1))
-            private, written = self.heads.pop()
-            (gradient,) = torch.autograd.grad(
-                written, private, self.gradient[:, first : first + n_heads]
-            )
-            self._flow_back(first, self.topology.attention_columns(layer), gradient)
+            own = self.tape.own_heads(layer)
+            self._flow_back(own, slice(column, column + 1), self.at_receivers[-1:])
+            leaf, written = self.heads.pop()
+            (at_heads,) = torch.autograd.grad(written, leaf, self.gradient[:, first:after])
+            self.projected.pop().pull_back(at_heads, self.at_receivers[:-1])
+            self._flow_back(slice(first), self.topology.layer_columns(layer), self.at_receivers)
 
     def _from_logits(self) -> None:
         ones = torch.ones_like(self.values)
@@ -133,13 +152,12 @@ class _Reverse:
             self.ablated_gradient.index_put_(place, (1 - kept) * at_senders, accumulate=True)
 
     def _flow_back(
-        self, n_senders: int, columns: slice, gradient: Float[Tensor, "row receiver pos d_model"]
+        self, senders: slice, columns: slice, gradient: Float[Tensor, "receiver row pos d_model"]
     ) -> None:
         """From the gradient at private inputs to that at masks and senders."""
-        kept = self.tape.mask[:, :n_senders, columns]
-        at_receivers = gradient.flatten(2)
-        senders = self.tape.change[:, :n_senders].flatten(2)
-        self.mask_gradient[:, :n_senders, columns] = torch.bmm(senders, at_receivers.mT)
-        self.gradient[:, :n_senders].flatten(2).baddbmm_(kept, at_receivers)
+        kept, at_receivers = self.tape.mask[:, senders, columns], by_row(gradient)
+        change = self.tape.change[:, senders].flatten(2)
+        self.mask_gradient[:, senders, columns] = torch.bmm(change, at_receivers.mT)
+        self.gradient[:, senders].flatten(2).baddbmm_(kept, at_receivers)
         if self.ablated_gradient is not None:
-            self.ablated_gradient[:, :n_senders].flatten(2).baddbmm_(1 - kept, at_receivers)
+            self.ablated_gradient[:, senders].flatten(2).baddbmm_(1 - kept, at_receivers)

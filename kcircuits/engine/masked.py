@@ -7,8 +7,8 @@ The input of a receiver is
 with base the residual stream of a run in which every sender gives its ablated output. Attention
 output biases and positional embeddings belong to no sender and always flow.
 
-Senders' changes stand on one append-only tape [row, n_forward, pos, d_model]. A receiver whose
-mask column is zero in every row reads the base, which all such receivers share.
+Senders' changes stand on one append-only tape [row, n_forward, pos, d_model]. All receivers of a
+layer read the earlier layers in one product; the MLP adds what its own layer's heads changed.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from torch import Tensor
 from kcircuits.engine.ablation import Ablated, Ablation, Constants, ablate_all, head_change
 from kcircuits.engine.forward import Prefix, embed, forward, run_prefix, unembed
 from kcircuits.engine.layers import attend, mlp_output, normalise
-from kcircuits.engine.private import project_privately
+from kcircuits.engine.private import Projected, project_privately
 from kcircuits.engine.tokens import TokenRows
+from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights
 
 
@@ -42,6 +43,17 @@ class Stage:
     inputs: Tensor
     ablated: Ablated
     clean_logits: Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the stage holds."""
+        ablated = self.ablated
+        held = [self.inputs, self.clean_logits, ablated.inputs, ablated.final_in]
+        held += [*ablated.resid_pre, *ablated.mlp_in]
+        for layers in (ablated.z, ablated.heads, ablated.mlp_out, ablated.mlp_hidden):
+            held += layers or []
+        held += [side for layer in self.prefix or () for side in layer]
+        return sum(tensor.nbytes for tensor in held)
 
 
 @torch.no_grad()
@@ -72,7 +84,10 @@ def set_stage(
 
 @torch.no_grad()
 def circuit_logits(
-    weights: TransformerWeights, stage: Stage, mask: Float[Tensor, "row n_forward n_backward"]
+    weights: TransformerWeights,
+    stage: Stage,
+    mask: Float[Tensor, "row n_forward n_backward"],
+    space: Workspace | None = None,
 ) -> Float[Tensor, "read d_vocab"]:
     """Logits where they are read when only the masked edges carry current activations.
 
@@ -80,40 +95,68 @@ def circuit_logits(
         weights: The model.
         stage: The rows, from ``set_stage``.
         mask: 1 keeps an edge, 0 ablates it; values between interpolate.
+        space: Memory to work in.
     """
-    tape = Tape(weights, stage, mask)
+    tape = Tape(weights, stage, mask, space or Workspace())
     for layer in range(weights.topology.n_layers):
-        tape.write_heads(layer, tape.heads(layer, tape.attention_in(layer)))
-        tape.write_mlp(layer, tape.mlp(layer, tape.mlp_in(layer)))
+        private = tape.layer_in(layer)
+        projected = tape.project(layer, private[:-1])
+        tape.write_heads(layer, tape.heads(layer, projected.values))
+        tape.write_mlp(layer, tape.mlp(layer, tape.with_own_heads(layer, private[-1])))
     return unembed(weights, tape.final_in())
 
 
 class Tape:
-    """What the senders of a circuit run changed, and what its receivers read of it."""
+    """What the senders of a circuit run changed, and what its receivers read of it.
+
+    Args:
+        weights: The model.
+        stage: The rows.
+        mask: 1 keeps an edge, 0 ablates it.
+        space: Memory to work in.
+        keeps_inputs: Whether the private inputs of all layers stay, for the way back.
+    """
 
     def __init__(
         self,
         weights: TransformerWeights,
         stage: Stage,
         mask: Float[Tensor, "row n_forward n_backward"],
+        space: Workspace,
+        *,
+        keeps_inputs: bool = False,
     ) -> None:
         self.weights, self.stage, self.mask = weights, stage, mask
         self.topology, self.ablated = weights.topology, stage.ablated
         n_rows, n_pos, d_model = stage.inputs.shape
-        self.change = stage.inputs.new_empty(n_rows, self.topology.n_forward, n_pos, d_model)
+        shape = (n_rows, self.topology.n_forward, n_pos, d_model)
+        self.change = space.take("change", shape, stage.inputs)
         self.change[:, 0] = stage.inputs - stage.ablated.inputs
+        n_kept = self.topology.n_layers if keeps_inputs else 1
+        shape = (n_kept, 3 * self.topology.n_heads + 1, n_rows, n_pos, d_model)
+        self._private = space.take("private", shape, stage.inputs)
 
-    def attention_in(self, layer: int) -> Float[Tensor, "row heads pos d_model"]:
-        """The private inputs of all heads' q, k and v."""
+    def layer_in(self, layer: int) -> Float[Tensor, "receiver row pos d_model"]:
+        """The private inputs of a layer's q, k, v and MLP, as far as earlier layers make them."""
+        private = self._private[layer % len(self._private)]
+        private[:-1] = self.ablated.resid_pre[layer]
+        private[-1] = self.ablated.mlp_in[layer]
         n_senders = self.topology.n_before_attention(layer)
-        flowing = self._flowing(n_senders, self.topology.attention_columns(layer))
-        return flowing.add_(self.ablated.resid_pre[layer].unsqueeze(1))
+        kept = self.mask[:, :n_senders, self.topology.layer_columns(layer)]
+        by_row(private).baddbmm_(kept.mT, self.change[:, :n_senders].flatten(2))
+        return private
 
-    def mlp_in(self, layer: int) -> Float[Tensor, "row pos d_model"]:
-        """The private input of the MLP."""
-        column = self.topology.mlp_column(layer)
-        flowing = self._flowing(self.topology.n_before_mlp(layer), slice(column, column + 1))
-        return flowing[:, 0].add_(self.ablated.mlp_in[layer])
+    def with_own_heads(
+        self, layer: int, private: Float[Tensor, "row pos d_model"]
+    ) -> Float[Tensor, "row pos d_model"]:
+        """The private input of the MLP, with what the heads of its layer changed."""
+        own = self.own_heads(layer)
+        kept = self.mask[:, own, self.topology.mlp_column(layer)]
+        return private + torch.einsum("ru,rupd->rpd", kept, self.change[:, own])
+
+    def own_heads(self, layer: int) -> slice:
+        """The heads of a layer among the senders, as far as its MLP reads them."""
+        return slice(self.topology.n_before_attention(layer), self.topology.n_before_mlp(layer))
 
     def final_in(self) -> Float[Tensor, "read d_model"]:
         """The residual stream that logits are read from."""
@@ -125,12 +168,17 @@ class Tape:
         reads = self.stage.rows.reads
         return self.change[reads.row, :, reads.pos - self.stage.rows.n_shared]
 
-    def heads(
-        self, layer: int, private: Float[Tensor, "row heads pos d_model"]
-    ) -> Float[Tensor, "row n_heads pos d_model"]:
-        """What the heads change, each from its own inputs."""
+    def project(self, layer: int, private: Float[Tensor, "heads row pos d_model"]) -> Projected:
+        """Queries, keys and values of all heads, each from its own input."""
         attention = self.weights.attention[layer]
-        q, k, v = project_privately(private, attention, self.topology.n_heads, self.weights.d_head)
+        return project_privately(private, attention, self.topology.n_heads, self.weights.d_head)
+
+    def heads(
+        self, layer: int, projected: Float[Tensor, "heads row pos d_head"]
+    ) -> Float[Tensor, "row n_heads pos d_model"]:
+        """What the heads change."""
+        attention = self.weights.attention[layer]
+        q, k, v = projected.transpose(0, 1).split(self.topology.n_heads, 1)
         prefix = None if self.stage.prefix is None else self.stage.prefix[layer]
         z, _ = attend(q, k, v, attention, prefix)
         return head_change(z, self.ablated, layer, attention)
@@ -154,8 +202,7 @@ class Tape:
         first = self.topology.n_before_attention(layer)
         self.change[:, first + self.topology.n_heads] = changed.detach()
 
-    def _flowing(self, n_senders: int, columns: slice) -> Float[Tensor, "row receiver pos d_model"]:
-        kept = self.mask[:, :n_senders, columns].mT
-        _, _, n_pos, d_model = self.change.shape
-        flowing = torch.bmm(kept, self.change[:, :n_senders].flatten(2))
-        return flowing.unflatten(2, (n_pos, d_model))
+
+def by_row(x: Float[Tensor, "receiver row pos d_model"]) -> Float[Tensor, "row receiver _"]:
+    """The same memory with rows first and each row's positions in one."""
+    return x.transpose(0, 1).flatten(2)

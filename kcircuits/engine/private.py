@@ -1,11 +1,15 @@
-"""Queries, keys and values where every head reads an input of its own.
+"""Queries, keys and values where every head reads an input of its own, and the way back.
 
-Norm and projection in one step: with W' the projection times gain (and centred), a projected vector
-is s (W' x) + b, and its gradient g gives s (W'g) - x s^3 ((W' x) . g) / d at the input. So of the
-wide inputs only x itself is kept, and each is read once each way.
+With W' the projection times gain (and centred), a projected vector is s (W' x) + b, with s the
+norm's scale at x, and its gradient g gives
+
+    s (W' g) - s^3 / d ((W' x) . g) (x - mean x)
+
+at the input (the mean where the norm is centred). So of the wide inputs only x itself is kept, and
+each is read once each way.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,13 +19,51 @@ from kcircuits.engine.receivers import by_query_head, through_norm, total_bias
 from kcircuits.models.weights import AttentionWeights, NormWeights
 
 
+@dataclass(frozen=True, kw_only=True)
+class Projected:
+    """Queries, keys and values of all heads, in that order along ``heads``.
+
+    Attributes:
+        values: As projected, biases included.
+        private: The inputs.
+        weight: W'.
+        raw: W' x.
+        norm: What the inputs are read through.
+        scale: s; 1 without a norm.
+    """
+
+    values: Float[Tensor, "heads row pos d_head"]
+    private: Float[Tensor, "heads row pos d_model"]
+    weight: Float[Tensor, "heads d_head d_model"]
+    raw: Float[Tensor, "heads row pos d_head"]
+    norm: NormWeights | None
+    scale: Float[Tensor, "heads row pos 1"]
+
+    def pull_back(
+        self,
+        gradient: Float[Tensor, "heads row pos d_head"],
+        out: Float[Tensor, "heads row pos d_model"],
+    ) -> None:
+        """The gradient at the inputs, from that at ``values``."""
+        x = self.private
+        scaled = (gradient * self.scale).to(x.dtype)
+        torch.bmm(scaled.flatten(1, 2), self.weight, out=out.flatten(1, 2))
+        if self.norm is None:
+            return
+        share = (self.raw * gradient).sum(-1, keepdim=True) * self.scale**3 / x.shape[-1]
+        share = share.to(x.dtype)
+        out.addcmul_(x, share, value=-1)
+        if self.norm.is_centred:
+            out.add_(x.mean(-1, keepdim=True) * share)
+
+
 def project_privately(
-    private: Float[Tensor, "row heads pos d_model"],
+    private: Float[Tensor, "heads row pos d_model"],
     attention: AttentionWeights,
     n_heads: int,
     d_head: int,
-) -> list[Float[Tensor, "row n_heads pos d_head"]]:
-    """Queries, keys and values of all heads, in that order along ``heads``; normalised first."""
+) -> Projected:
+    """Normalises and projects the inputs of all heads' queries, keys and values."""
     norm = attention.norm
     weights, biases = [], []
     for weight, own_bias in (
@@ -32,44 +74,22 @@ def project_privately(
         weights.append(through_norm(by_query_head(weight, n_heads, d_head), norm))
         bias = total_bias(weight, own_bias, norm, n_heads, d_head)
         biases.append(bias if isinstance(bias, Tensor) else weight.new_zeros(n_heads, 1, d_head))
-    stacked = torch.cat(weights)
-    projected: Any = (
-        _by_head(private, stacked) if norm is None else _Projection.apply(private, stacked, norm)
-    )
-    return list((projected + torch.cat(biases)).split(n_heads, 1))
+    weight, scale = torch.cat(weights), _scale(private, norm)
+    raw = torch.bmm(private.flatten(1, 2), weight.mT).unflatten(1, private.shape[1:3])
+    values = (raw * scale).to(private.dtype) + torch.cat(biases).unsqueeze(1)
+    return Projected(values=values, private=private, weight=weight, raw=raw, norm=norm, scale=scale)
 
 
-def _by_head(
-    x: Float[Tensor, "row heads pos d_in"], weight: Float[Tensor, "heads d_out d_in"]
-) -> Float[Tensor, "row heads pos d_out"]:
-    """Every head's own matrix product."""
-    n_rows, _, n_pos, _ = x.shape
-    product = torch.bmm(x.transpose(0, 1).flatten(1, 2), weight.mT)
-    return product.unflatten(1, (n_rows, n_pos)).transpose(0, 1)
-
-
-class _Projection(torch.autograd.Function):
-    """[row, heads, pos, d_model] -> [row, heads, pos, d_head], through norm and weight."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Float[Tensor, "row heads pos d_model"],
-        weight: Float[Tensor, "heads d_head d_model"],
-        norm: NormWeights,
-    ) -> Float[Tensor, "row heads pos d_head"]:
-        if norm.is_centred:
-            x = x - x.mean(-1, keepdim=True)
-        wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+def _scale(
+    x: Float[Tensor, "heads row pos d_model"], norm: NormWeights | None
+) -> Float[Tensor, "heads row pos 1"]:
+    """A norm's scale at every position, without a wide tensor on the way."""
+    if norm is None:
+        return torch.ones_like(x[..., :1])
+    wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    if norm.is_centred:
+        squared = torch.var(x.to(wide), -1, correction=0, keepdim=True)
+    else:
         squared = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square()
-        scale = torch.rsqrt(squared / x.shape[-1] + norm.eps)
-        raw = _by_head(x, weight)
-        ctx.save_for_backward(x, weight, scale, raw)
-        return (raw * scale).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, scale, raw = ctx.saved_tensors
-        inner = _by_head((gradient * scale).to(x.dtype), weight.mT)
-        share = (raw * gradient).sum(-1, keepdim=True) * scale**3 / x.shape[-1]
-        return torch.addcmul(inner, x, share.to(x.dtype), value=-1), None, None
+        squared = squared / x.shape[-1]
+    return torch.rsqrt(squared + norm.eps)
