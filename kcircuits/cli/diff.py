@@ -102,7 +102,7 @@ def _print_head(diff: "Diff") -> None:
     print(
         f"  {diff.method}{f' ({printable(params)})' if params else ''}\n"
         f"  top {diff.n_edges:,} of {diff.topology.n_edges:,} edges ({diff.fraction:.2%}), "
-        f"{diff.n_prompts} discovery prompts a fact, halved; overlaps count {diff.level}s"
+        f"{diff.n_prompts} {diff.rows_are} a fact, halved; overlaps count {diff.level}s"
     )
 
 
@@ -163,15 +163,17 @@ def _print_edges(diff: "Diff", top: int) -> None:
     if len(diff.fact_diffs) == 1:
         rows = diff.edges[:top]
         counts = [[row["status"]] for row in rows]
-        scope, headers = "signed scores, - where too small to be kept", ["status"]
+        scope = f"{diff.meaning.names}, - where too small to be kept"
+        headers = ["status"]
     else:
         rows = diff.edge_totals(n_edges=top)
         counts = [_counts(row) for row in rows]
         n_facts = _count(sum(row["facts"] for row in diff.rows), "fact")
-        scope, headers = f"mean signed scores over {n_facts}", ["gained", "lost", "kept in facts"]
+        scope = f"mean {diff.meaning.names} over {n_facts}"
+        headers = ["gained", "lost", "kept in facts"]
     if not rows:
         return
-    print(styled("\nEdges that changed most", "bold") + f"  ({scope}; below 0 helps)")
+    print(styled("\nEdges that changed most", "bold") + f"  ({scope}; {diff.meaning.note})")
     lines = [[row["edge"], *_scores(row), *count] for row, count in zip(rows, counts, strict=True)]
     _print_table(["edge", start, stop, *headers], lines, left=(0,))
 

@@ -1,28 +1,36 @@
 """The circuit of one fact at one epoch, drawn by layer and head.
 
 Layers run along one axis, from the input to the logits; heads by index and the MLP along the
-other. An edge is an arc from sender to receiver, coloured by the sign of its score; its width and
-opacity follow |score| as a share of the circuit's largest. Only the strongest edges are drawn, as
+other. An edge is an arc from sender to receiver, of one of two colours: by the sign of its score,
+or by whether another circuit has it too. Its width and opacity follow |score| as a share of the
+circuit's largest. Only the strongest edges are drawn, as
 hundreds of arcs hide one another; the caption has to say how many.
 """
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
-from kcircuits.plots.theme import HELPS, HURTS, KEPT, TEMPLATE, as_text
+from kcircuits.plots.theme import HELPS, HURTS, KEPT, OWN, SHARED, TEMPLATE, as_text
 
 N_DRAWN = 150
 # Classes of |score| / max |score|: lower bound, line width in px, opacity.
 STRENGTHS = ((0.5, 3.4, 0.95), (0.25, 2.2, 0.75), (0.125, 1.4, 0.5), (0.0, 0.8, 0.3))
-SIGNS = ((-1, HELPS, "helps the answer (score below 0)"), (1, HURTS, "hurts it (score above 0)"))
 # How far an arc bends, in head lanes per square root of the layers that it spans.
 BEND = 0.3
 
 Row = dict[str, Any]
+# Colour and legend of a kind of arc; no legend for a kind that does not occur.
+Kind = tuple[str, str | None]
+KINDS_BY_SHARE: tuple[Kind, Kind] = (
+    (OWN, "only in this circuit"),
+    (SHARED, "also in another circuit shown"),
+)
 Position = tuple[float, float]
 
 
@@ -34,20 +42,23 @@ def circuit_table(
     fact: str,
     epoch: str,
     n_edges: int = N_DRAWN,
+    shared: Container[int] | None = None,
 ) -> list[Row]:
     """The strongest edges of one circuit, strongest first.
 
     Args:
         candidates: Flat edge indices (sender * n_backward + receiver).
-        scores: Their scores in units of the metric, mean over the fact's discovery prompts.
+        scores: Their scores, mean over the fact's discovery prompts; see ``ScoreMeaning``.
         topology: The graph.
         fact: Name of the fact.
         epoch: Name of the checkpoint.
         n_edges: At most this many rows.
+        shared: Flat indices of edges that another circuit has too; None where there is no other.
 
     Returns:
-        Rows ``fact, epoch, rank, sender, receiver, edge, score``; sender and receiver are indices
-        into the topology's names; ties go by edge index; a score of 0 is no edge.
+        Rows ``fact, epoch, rank, sender, receiver, edge, score, kind``; sender and receiver are
+        indices into the topology's names; ties go by edge index; a score of 0 is no edge. ``kind``
+        is 1 for scores above 0, or for shared edges, else 0.
     """
     order = np.lexsort((candidates, -np.abs(scores)))[:n_edges]
     order = order[scores[order] != 0]
@@ -61,9 +72,22 @@ def circuit_table(
             "receiver": int(v),
             "edge": topology.edge_name(int(u), int(v)),
             "score": float(value),
+            "kind": int(value > 0 if shared is None else int(edge) in shared),
         }
-        for rank, (u, v, value) in enumerate(zip(senders, receivers, scores[order], strict=True), 1)
+        for rank, (edge, u, v, value) in enumerate(
+            zip(candidates[order], senders, receivers, scores[order], strict=True), 1
+        )
     ]
+
+
+def kinds_of(meaning: ScoreMeaning) -> tuple[Kind, Kind]:
+    """Colours and legends by the sign of scores: below 0, above 0."""
+    if meaning.helps is None:
+        return (OWN, None), (OWN, f"kept; the stronger, the larger the {meaning.name}")
+    helps = (HELPS, f"helps the answer (score {meaning.helps})")
+    if meaning.helps == "below 0":
+        return helps, (HURTS, "hurts it (score above 0)")
+    return (HURTS, "hurts it (score below 0)"), helps
 
 
 def node_positions(topology: Topology) -> tuple[list[Position], list[Position]]:
@@ -78,11 +102,19 @@ def node_positions(topology: Topology) -> tuple[list[Position], list[Position]]:
     return senders, [*receivers, (float(topology.n_layers), middle)]
 
 
-def circuit_figure(table: list[Row], topology: Topology) -> go.Figure:
+def circuit_figure(
+    table: list[Row], topology: Topology, kinds: tuple[Kind, Kind], name: str = "score"
+) -> go.Figure:
     """Draws the rows of ``circuit_table``; an empty table gives the bare grid of nodes.
 
-    Traces, in this order: all nodes; one per sign and strength; nodes of the circuit; the
+    Traces, in this order: all nodes; one per kind and strength; nodes of the circuit; the
     (invisible) middle of each edge, which carries the hover text.
+
+    Args:
+        table: The edges.
+        topology: The graph.
+        kinds: Colour and legend of either kind of row.
+        name: What the number at an edge is called.
     """
     senders, receivers = node_positions(topology)
     nodes = [*senders, receivers[-1]]
@@ -92,14 +124,14 @@ def circuit_figure(table: list[Row], topology: Topology) -> go.Figure:
     figure.data[0].marker = {"size": 4, "color": KEPT, "opacity": 0.35}
     arcs = [_arc(senders[row["sender"]], receivers[row["receiver"]]) for row in table]
     classes = _strength_classes(np.array([row["score"] for row in table]))
-    for sign, colour, label in SIGNS:
+    for kind, (colour, label) in enumerate(kinds):
         for strength, (_, width, opacity) in enumerate(STRENGTHS):
             chosen = [
                 arc
                 for arc, row, c in zip(arcs, table, classes, strict=True)
-                if c == strength and (row["score"] > 0) == (sign > 0)
+                if c == strength and row["kind"] == kind
             ]
-            # The leading gap keeps the legend entry of a sign that no strong edge has.
+            # The leading gap keeps the legend entry of a kind that no strong edge has.
             figure.add_scatter(
                 x=[None, *(x for arc in chosen for x in (*(p[0] for p in arc), None))],
                 y=[None, *(y for arc in chosen for y in (*(p[1] for p in arc), None))],
@@ -108,11 +140,11 @@ def circuit_figure(table: list[Row], topology: Topology) -> go.Figure:
                 opacity=opacity,
                 name=label,
                 legendgroup=label,
-                showlegend=strength == 0,
+                showlegend=strength == 0 and label is not None,
                 hoverinfo="skip",
             )
     _add_circuit_nodes(figure, table, nodes, names, topology)
-    _add_hover(figure, table, arcs)
+    _add_hover(figure, table, arcs, name)
     return figure
 
 
@@ -133,7 +165,7 @@ def _add_circuit_nodes(
     )
 
 
-def _add_hover(figure: go.Figure, table: list[Row], arcs: list[list[Position]]) -> None:
+def _add_hover(figure: go.Figure, table: list[Row], arcs: list[list[Position]], name: str) -> None:
     figure.add_scatter(
         **_points([arc[1] for arc in arcs]),
         mode="markers",
@@ -142,8 +174,8 @@ def _add_hover(figure: go.Figure, table: list[Row], arcs: list[list[Position]]) 
             [as_text(row["edge"]), row["score"], row["rank"], as_text(row["epoch"])]
             for row in table
         ],
-        hovertemplate="%{customdata[0]}<br>score %{customdata[1]:.4g}, rank %{customdata[2]}"
-        "<br>epoch %{customdata[3]}<extra></extra>",
+        hovertemplate=f"%{{customdata[0]}}<br>{name} %{{customdata[1]:.4g}}, "
+        "rank %{customdata[2]}<br>epoch %{customdata[3]}<extra></extra>",
         showlegend=False,
     )
 

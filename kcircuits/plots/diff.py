@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.plots.theme import (
     GAINED,
     GAINED_DASH,
@@ -37,8 +38,8 @@ def edge_table(document: Mapping[str, Any], *, n_edges: int = N_EDGES) -> list[R
     """The edges that changed most, largest |to - from| first.
 
     Returns:
-        Rows ``fact, edge, from, to, status`` as in the document: mean signed scores in units of
-        the metric; status is ``gained``, ``lost`` or ``kept``.
+        Rows ``fact, edge, from, to, status`` as in the document: mean scores, see
+        ``ScoreMeaning``; status is ``gained``, ``lost`` or ``kept``.
     """
     rows = [dict(edge) for edge in document["edges"]]
     rows.sort(key=lambda row: (-abs(row["to"] - row["from"]), row["fact"], row["edge"]))
@@ -128,7 +129,7 @@ def _add_turnover(figure: go.Figure, table: list[Row], labels: list[str]) -> Non
     figure.add_vline(x=0, line={"color": KEPT, "width": 1}, row=2, col=1)  # pyright: ignore[reportArgumentType]
 
 
-def edge_figure(table: list[Row], *, start: str, stop: str) -> go.Figure:
+def edge_figure(table: list[Row], *, start: str, stop: str, meaning: ScoreMeaning) -> go.Figure:
     """Draws ``edge_table`` as dumbbells: a ring at the first epoch, a dot at the second."""
     if not table:
         return empty_figure("No edge changed between these epochs")
@@ -136,7 +137,7 @@ def edge_figure(table: list[Row], *, start: str, stop: str) -> go.Figure:
     labels = [
         as_text(row["edge"]) + (f"  {as_text(row['fact'])}" if n_facts > 1 else "") for row in table
     ]
-    figure = go.Figure(layout=_edge_layout(labels))
+    figure = go.Figure(layout=_edge_layout(labels, meaning))
     for status, colour, dash in (
         ("gained", GAINED, GAINED_DASH),
         ("lost", LOST, LOST_DASH),
@@ -157,7 +158,7 @@ def edge_figure(table: list[Row], *, start: str, stop: str) -> go.Figure:
             },
             name=status,
             customdata=[
-                f"{label}<br>score {number(row['from'], 3)} at {as_text(start)} → "
+                f"{label}<br>{meaning.name} {number(row['from'], 3)} at {as_text(start)} → "
                 f"{number(row['to'], 3)} at {as_text(stop)}"
                 for row, label in rows
                 for _ in range(3)
@@ -167,14 +168,14 @@ def edge_figure(table: list[Row], *, start: str, stop: str) -> go.Figure:
     return figure
 
 
-def _edge_layout(labels: list[str]) -> dict[str, Any]:
+def _edge_layout(labels: list[str], meaning: ScoreMeaning) -> dict[str, Any]:
     return {
         "template": TEMPLATE,
         "height": 110 + 24 * len(labels),
         "hovermode": "closest",
         "showlegend": True,
         "xaxis": {
-            "title": {"text": "edge score (units of the metric; below 0 helps)"},
+            "title": {"text": meaning.axis},
             "zeroline": True,
         },
         "yaxis": {

@@ -18,8 +18,16 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
-from kcircuits.plots.circuit import BEND, STRENGTHS, circuit_figure, node_positions
+from kcircuits.plots.circuit import (
+    BEND,
+    KINDS_BY_SHARE,
+    STRENGTHS,
+    circuit_figure,
+    kinds_of,
+    node_positions,
+)
 
 Block = dict[str, Any]
 # What plotly.js and our script write as style attributes: nothing, and the pixels of heat maps.
@@ -88,6 +96,7 @@ def circuit_block(
     facts: Sequence[Mapping[str, Any]],
     epochs: Sequence[str],
     cells: Sequence[Sequence[Mapping[str, Any] | None]],
+    meaning: ScoreMeaning,
     caption: str,
 ) -> Block:
     """Circuits with selectors of fact and epoch, drawn in the page from edge indices.
@@ -100,27 +109,79 @@ def circuit_block(
         epochs: Names of the epochs.
         cells: ``[fact][epoch]``: ``table`` (rows of ``circuit_table``), ``n_selected`` and
             ``stats`` (label, text pairs), or None where there is no cell.
+        meaning: What the scores say.
         caption: What one sees, in plain words.
     """
-    senders, receivers = node_positions(topology)
+    base = circuit_figure([], topology, kinds_of(meaning), meaning.name)
     return {
         **_block("circuit", name, title, caption),
-        "base": circuit_figure([], topology).to_plotly_json(),
+        **_drawing(topology, cells),
+        "base": base.to_plotly_json(),
+        "score": meaning.name,
+        "facts": list(facts),
+        "epochs": list(epochs),
+    }
+
+
+def beside_block(
+    name: str,
+    title: str,
+    topology: Topology,
+    facts: Sequence[Mapping[str, Any]],
+    methods: Mapping[str, ScoreMeaning],
+    epoch: str,
+    cells: Sequence[Sequence[Mapping[str, Any] | None]],
+    caption: str,
+) -> Block:
+    """Circuits of one fact by several methods beside each other, with a selector of the fact.
+
+    Args:
+        name: Ours, fixed: the element's id.
+        title: Heading.
+        topology: Names and places of the nodes.
+        facts: As in ``circuit_block``.
+        methods: What the scores of each method say, by its label.
+        epoch: Name of the epoch.
+        cells: ``[fact][method]``: as in ``circuit_block``; the ``kind`` of a row of ``table``
+            says whether another method's circuit has the edge.
+        caption: What one sees, in plain words.
+    """
+    bases = [
+        circuit_figure([], topology, KINDS_BY_SHARE, meaning.name).to_plotly_json()
+        for meaning in methods.values()
+    ]
+    return {
+        **_block("beside", name, title, caption),
+        **_drawing(topology, cells),
+        "bases": bases,
+        "methods": list(methods),
+        "epoch": epoch,
+        "facts": list(facts),
+    }
+
+
+def _drawing(
+    topology: Topology, cells: Sequence[Sequence[Mapping[str, Any] | None]]
+) -> dict[str, Any]:
+    """What the page's script draws circuits from."""
+    senders, receivers = node_positions(topology)
+    return {
         "bend": BEND,
         "bounds": [low for low, _, _ in STRENGTHS],
         "senders": [[n, *at] for n, at in zip(topology.forward_names, senders, strict=True)],
         "receivers": [[n, *at] for n, at in zip(topology.backward_names, receivers, strict=True)],
-        "facts": list(facts),
-        "epochs": list(epochs),
         "cells": [[cell and _compact(cell, topology) for cell in line] for line in cells],
     }
 
 
 def _compact(cell: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
     rows = cell["table"]
+    kinds = [row["kind"] for row in rows]
+    by_sign = [int(row["score"] > 0) for row in rows]
     return {
         "edges": [row["sender"] * topology.n_backward + row["receiver"] for row in rows],
         "scores": [float(f"{row['score']:.4g}") for row in rows],
+        **({} if kinds == by_sign else {"kinds": kinds}),
         "n": cell["n_selected"],
         "stats": [list(pair) for pair in cell["stats"]],
     }

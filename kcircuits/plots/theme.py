@@ -14,6 +14,8 @@ GAINED, LOST, KEPT = "#0072B2", "#D55E00", "#8A8F98"
 GAINED_DASH, LOST_DASH = "solid", "dash"
 # Sign of a score: other hues than gained and lost, which mean another thing.
 HELPS, HURTS = "#009E73", "#B0529A"
+# An edge of one circuit only, and one that another circuit shown has too.
+OWN, SHARED = "#B8860B", "#0072B2"
 HEAT = "Cividis"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#B0529A", "#B8860B", "#56B4E9", "#5C636B")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")

@@ -16,6 +16,7 @@ from kcircuits.analysis.overlap import Level
 from kcircuits.analysis.turnover import summarise
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.errors import UsageError
 from kcircuits.study.alignment import check_comparable, check_one_checkpoint
@@ -30,6 +31,7 @@ from kcircuits.study.diff_tables import (
     stratum_row,
 )
 from kcircuits.study.fact_diff import ALL, FactDiff, compare_facts, pair_cells
+from kcircuits.study.meaning import meaning_of, rows_are
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -47,6 +49,8 @@ class Diff:
         level: Whether overlaps count edges or nodes.
         method: Attribution method.
         params: Its parameters.
+        meaning: What its scores say.
+        rows_are: What it scores apart: discovery prompts, or folds of them.
         fraction: Budget as a share of all edges.
         n_edges: Budget as a count.
         topology: The graph.
@@ -61,6 +65,8 @@ class Diff:
     level: Level = "edge"
     method: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    meaning: ScoreMeaning
+    rows_are: str
     fraction: float
     n_edges: int
     topology: Topology
@@ -114,6 +120,8 @@ class Diff:
             level=level,
             method=first.provenance.method,
             params=first.provenance.params,
+            meaning=meaning_of(first.provenance),
+            rows_are=rows_are(first.provenance),
             fraction=first.n_edges / first.topology.n_edges if fraction is None else fraction,
             n_edges=first.n_edges,
             topology=first.topology,
@@ -144,7 +152,7 @@ class Diff:
 
     @property
     def n_prompts(self) -> int:
-        """Discovery prompts per fact, P; the smallest number if facts differ."""
+        """Discovery prompts (or folds) per fact, P; the smallest number if facts differ."""
         return min(compared.overlap.n_prompts for compared in self.fact_diffs)
 
     @cached_property
@@ -186,17 +194,16 @@ class Diff:
     def edges(self) -> list[Row]:
         """Edges that changed and replicate, of the facts compared, largest |to - from| first.
 
-        Rows ``fact, edge, from, to, status, is_kept``: mean signed scores over the fact's discovery
-        prompts, in units of the metric; below 0 the edge helps. ``is_kept`` says for
-        either epoch whether the edge was large enough there to be kept; else its score is given
-        as 0.
+        Rows ``fact, edge, from, to, status, is_kept``: mean scores over the fact's discovery
+        prompts; ``meaning`` says what they are. ``is_kept`` says for either epoch whether the edge
+        was large enough there to be kept; else its score is given as 0.
         """
         return edge_rows(self._compared, self.topology)
 
     def edge_totals(self, stratum: str | None = None, n_edges: int | None = None) -> list[Row]:
         """Edges summed over the facts compared, of one stratum or of all.
 
-        Rows ``edge, from, to`` (mean signed score over the facts, 0 where too small to be kept)
+        Rows ``edge, from, to`` (mean score over the facts, 0 where too small to be kept)
         and ``gained, lost, kept`` (in how many facts it replicates as such), largest |to - from|
         first.
         """
@@ -217,7 +224,7 @@ class Diff:
         """A fact's circuits at both epochs as one graph.
 
         The edges are those that replicate: ``status`` is ``gained``, ``lost`` or ``kept``,
-        ``from`` and ``to`` are the signed scores; the rest as in ``Circuits.graph``.
+        ``from`` and ``to`` are the scores; the rest as in ``Circuits.graph``.
 
         Raises:
             UsageError: The fact is not in the diff.
@@ -246,9 +253,11 @@ class Diff:
             "level": self.level,
             "method": self.method,
             "params": dict(self.params),
+            "score": {"unit": self.meaning.unit, "helps": self.meaning.helps},
             "fraction": self.fraction,
             "n_edges": self.n_edges,
             "prompts": self.n_prompts,
+            "prompts_are": self.rows_are,
             "jaccard_same_prompts": self.jaccard_same_prompts,
             "rows": self.rows,
             "edges": edge_rows(self._compared, self.topology, n_edges),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.plots.circuit import N_DRAWN, circuit_table
 from kcircuits.plots.diff import (
     N_EDGES,
@@ -56,11 +57,22 @@ def turnover_text(row: Row) -> str:
     return f"{number(row['turnover'])} ({low} to {high})"
 
 
+def arcs_text(meaning: ScoreMeaning) -> str:
+    """What colour, width and darkness of an arc say."""
+    if meaning.helps is None:
+        return f"Wider and darker means stronger. {meaning.sentence}"
+    return (
+        "Green arcs help the model give the fact's answer, purple ones work against it; wider and "
+        "darker means stronger."
+    )
+
+
 def diff_page(diff: Diff) -> str:
     """The diff as one self-contained HTML text."""
     document = diff.to_json(n_edges=N_EDGES)
     level = "90%" if len(diff.fact_diffs) == 1 else "95%"
     start, stop = diff.epochs
+    figure = edge_figure(edge_table(document), start=start, stop=stop, meaning=diff.meaning)
     blocks = [
         _summary(diff),
         figure_block(
@@ -77,10 +89,10 @@ def diff_page(diff: Diff) -> str:
         figure_block(
             "edges",
             "Edges that changed most",
-            {"all": edge_figure(edge_table(document), start=start, stop=stop)},
+            {"all": figure},
             f"At most {N_EDGES} edges that replicate in both halves of the prompts, by change of "
-            f"score. Ring: score at {start}; dot: score at {stop}. A score below 0 helps the "
-            "answer. Gained and lost edges entered or left the circuit.",
+            f"{diff.meaning.name}. Ring: at {start}; dot: at {stop}. {diff.meaning.sentence} "
+            "Gained and lost edges entered or left the circuit.",
         ),
         _node_table(diff),
         _fact_table(diff),
@@ -117,7 +129,7 @@ def _details(diff: Diff) -> list[Row]:
         "Method": f"{diff.method} ({params})" if params else diff.method,
         "Budget": budget,
         "Compared by": f"{diff.level}s",
-        "Prompts": f"{diff.n_prompts} discovery prompts per fact, in halves",
+        "Prompts": f"{diff.n_prompts} {diff.rows_are} per fact, in halves",
         "Facts": f"{len(diff.fact_diffs)}{missing}",
         "Same prompts": f"Jaccard {same}: descriptive, not to be compared with the ceiling",
     }
@@ -175,12 +187,19 @@ def _circuits(diff: Diff) -> Block:
         for one in diff.fact_diffs
     ]
     caption = (
-        "The fact's circuit at either epoch. Green arcs help the model give the answer, purple "
-        "ones work against it; wider and darker means stronger. The number of arcs drawn stands "
-        "above the figure."
+        f"The fact's circuit at either epoch. {arcs_text(diff.meaning)} The number of arcs drawn "
+        "stands above the figure."
     )
-    title = "Circuit of a fact"
-    return circuit_block("circuit", title, diff.topology, facts, diff.epochs, cells, caption)
+    return circuit_block(
+        "circuit",
+        "Circuit of a fact",
+        diff.topology,
+        facts,
+        diff.epochs,
+        cells,
+        diff.meaning,
+        caption,
+    )
 
 
 def _node_table(diff: Diff) -> Block:

@@ -25,7 +25,8 @@ class FactDiff:
 
     Attributes:
         fact: The fact.
-        templates: Template of each discovery prompt: its clean text without the subject.
+        templates: Template of each discovery prompt: its clean text without the subject; of each
+            fold of them, those of its prompts.
         known: Known at the first and at the second epoch.
         candidates: Flat edge indices.
         scores: Mean signed score over the discovery prompts at each epoch; 0 where not kept.
@@ -106,7 +107,7 @@ def _compare(fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Lev
     scores = align_cells(pair, topology)
     return FactDiff(
         fact=fact,
-        templates=tuple(_template(fact, i) for i in pair[0].prompt_idx.tolist()),
+        templates=_templates(fact, pair[0]),
         known=(pair[0].is_known, pair[1].is_known),
         candidates=scores.candidates,
         scores=scores.values.mean(1),
@@ -119,6 +120,17 @@ def _compare(fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Lev
 def _left_out(pair: tuple[Cell, Cell], epochs: tuple[str, str]) -> str | None:
     unknown = [epoch for cell, epoch in zip(pair, epochs, strict=True) if not cell.is_known]
     return f"fact not known at {' and '.join(dict.fromkeys(unknown))}" if unknown else None
+
+
+def _templates(fact: Fact, cell: Cell) -> tuple[str, ...]:
+    """Template of each row of a cell's scores."""
+    n_folds, rows = cell.provenance.params.get("n_folds"), cell.prompt_idx.tolist()
+    if n_folds is None:
+        return tuple(_template(fact, i) for i in rows)
+    prompts = fact.prompt_indices("discovery")
+    return tuple(
+        "\n".join(sorted(_template(fact, i) for i in prompts[fold::n_folds])) for fold in rows
+    )
 
 
 def _template(fact: Fact, prompt_idx: int) -> str:

@@ -26,7 +26,8 @@ from kcircuits.plots.page import (
     table_block,
 )
 from kcircuits.plots.theme import number
-from kcircuits.study.diff_page import STEP_COLUMNS, step_cells, turnover_text
+from kcircuits.study.diff_page import STEP_COLUMNS, arcs_text, step_cells, turnover_text
+from kcircuits.study.meaning import rows_are
 from kcircuits.study.results import (
     Results,
     cell_value,
@@ -72,7 +73,8 @@ def _details(results: Results) -> list[Row]:
         "Model": f"{_base_model(run)}{topology.n_layers} layers of {topology.n_heads} heads",
         "Method": f"{run.method} ({params})" if params else run.method,
         "Budget": f"{results.n_edges:,} of {topology.n_edges:,} edges ({share:.2g}%) per circuit",
-        "Prompts": f"{' or '.join(map(str, prompts))} discovery prompts per fact, in halves",
+        "Prompts": f"{' or '.join(map(str, prompts))} "
+        f"{rows_are(results.cells[0].provenance)} per fact, in halves",
         "Facts": f"{len(run.fact_ids)}" + (f" ({missing} results are missing)" if missing else ""),
     }
     details: list[Row] = [{"label": k, "values": [{"t": t}]} for k, t in values.items()]
@@ -164,12 +166,12 @@ def _circuits(results: Results) -> Block:
     caption = (
         "Each dot is a part of the model: attention heads by layer and index, with each layer's "
         "MLP beyond the last head. An arc carries information from an earlier part to a later "
-        "one. Green arcs help the model give the fact's answer, purple ones work against it; "
-        "wider and darker means stronger. The number of arcs drawn stands above the figure: at "
+        f"one. {arcs_text(results.meaning)} The number of arcs drawn stands above the figure: at "
         f"most the {N_DRAWN} strongest. Part of what changes from one epoch to the next is "
         "noise of the method: the next figure says how much."
     )
-    return circuit_block("circuit", "Circuit of a fact", topology, facts, epochs, cells, caption)
+    title = "Circuit of a fact"
+    return circuit_block("circuit", title, topology, facts, epochs, cells, results.meaning, caption)
 
 
 def _stats(cell: Cell) -> list[tuple[str, str]]:

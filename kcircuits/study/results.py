@@ -11,9 +11,11 @@ import numpy as np
 from kcircuits.analysis.epoch_overlap import EpochOverlap, overlap_matrix
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
 from kcircuits.study.alignment import align_cells
+from kcircuits.study.meaning import meaning_of
 from kcircuits.study.run import Run
 
 Row = dict[str, Any]
@@ -39,6 +41,11 @@ class Results:
     grid: Sequence[Sequence[Cell | None]]
     topology: Topology
     n_edges: int
+
+    @property
+    def meaning(self) -> ScoreMeaning:
+        """What the scores say."""
+        return meaning_of(self.cells[0].provenance)
 
     @property
     def cells(self) -> list[Cell]:

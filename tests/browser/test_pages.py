@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
-from kcircuits.plots.circuit import circuit_figure, circuit_table
+from kcircuits.plots.circuit import circuit_figure, circuit_table, kinds_of
 from kcircuits.plots.page import render_page, table_block
 from kcircuits.study.diff_page import diff_page
 from kcircuits.study.report import report_page
@@ -21,6 +22,7 @@ HOSTILE = (
     "\"quotes' `ticks` \\u003cscript\\u003e $x$ %{x}",
     "line\u2028and\u2029paragraph \u202eright to left\u202c שלום",
 )
+LOGITS = ScoreMeaning(unit="logits", helps="below 0")
 TRACES = "(id) => document.getElementById(id).data"
 
 
@@ -56,7 +58,7 @@ def test_circuit_follows_its_selectors(open_page, run, report):
         expected.candidates, expected.prompt_scores.mean(0), run.topology,
         fact="fact-3", epoch="ep0", n_edges=expected.n_edges,
     )  # fmt: skip
-    wanted = json.loads(circuit_figure(table, run.topology).to_json())["data"]
+    wanted = json.loads(circuit_figure(table, run.topology, kinds_of(LOGITS)).to_json())["data"]
     traces = page.evaluate(TRACES, "circuit-plot")
     for shown, want in zip(traces[1:-2], wanted[1:-2], strict=True):
         np.testing.assert_allclose(

@@ -49,6 +49,62 @@ def test_a_method_goes_through_run_and_diff(
             assert cell.provenance.params["steps"] == 12
 
 
+@pytest.mark.parametrize(
+    ("options", "score", "text", "legend"),
+    [
+        (
+            ["--method", "edge-pruning", *SHORT["edge-pruning"]],
+            {"unit": "probability", "helps": None},
+            "(probabilities that edges are kept, - where too small to be kept; means of gates)",
+            "kept; the stronger, the larger the probability that the edge is kept",
+        ),
+        (
+            ["--metric", "kl"],
+            {"unit": "nats", "helps": "above 0"},
+            "(signed scores, - where too small to be kept; above 0 helps)",
+            "helps the answer (score above 0)",
+        ),
+        (
+            [],
+            {"unit": "logits", "helps": "below 0"},
+            "(signed scores, - where too small to be kept; below 0 helps)",
+            "helps the answer (score below 0)",
+        ),
+    ],
+    ids=["gates", "kl", "logits"],
+)
+def test_numbers_are_called_what_they_are(
+    study: Path,  # noqa: F811
+    options: list[str],
+    score: dict[str, Any],
+    text: str,
+    legend: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Gates have no sign; of a metric that is better when lower, a score above 0 helps."""
+    where = ["--manifest", str(study / "checkpoints_manifest.yaml"), "--run", str(tmp_path)]
+    asked = ["--n-edges", "30", "--facts", "f0,f1", *options]
+    assert main(["run", "--quiet", *where, *asked]) == 0
+    (cell,) = open_run(tmp_path).cells("ep0", ["f0"])
+    assert cell.provenance.is_importance == (score["helps"] != "below 0")
+    capsys.readouterr()
+    assert main(["diff", "ep0", "ep1", "--fact", "f0", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == score
+    page = tmp_path / "diff.html"
+    assert main(["diff", "ep0", "ep1", "--fact", "f0", "--html", str(page), *where]) == 0
+    told = capsys.readouterr().out
+    assert text in told
+    is_folds = "edge-pruning" in options
+    assert ("4 folds of the discovery prompts a fact, halved" in told) == is_folds
+    assert main(["report", *where, "--out", str(tmp_path / "report.html")]) == 0
+    for file in (page, tmp_path / "report.html"):
+        shown = file.read_text(encoding="utf-8")
+        assert f'"name":"{legend}"' in shown
+        assert ("folds of the discovery prompts" in shown) == is_folds
+        assert ("Green arcs help" in shown) == (not is_folds)
+
+
 @pytest.mark.parametrize("method", ["eap", "edge-pruning"])
 def test_zero_ablation_goes_through_run(
     study: Path,  # noqa: F811

@@ -355,3 +355,24 @@ def test_facts_left_out_are_not_tested(diff):
 def test_plot_draws_every_stratum(cells, facts):
     figure = compare(*cells, facts, by="frequency").plot()
     assert len(figure.data) > 0
+
+
+def test_a_fold_has_the_templates_of_its_prompts(cells, facts):
+    """Facts whose folds hold the same phrasings swap jointly, whatever the subject."""
+
+    def folded(cell):
+        params = {"n_folds": 4, "steps": 3}
+        return replace(
+            cell,
+            prompt_idx=cell.prompt_idx[:4],
+            prompt_scores=cell.prompt_scores[:4],
+            provenance=Provenance(method="edge-pruning", params=params, is_importance=True),
+        )
+
+    diff = compare(*([folded(cell) for cell in one] for one in cells), facts)
+    assert (diff.n_prompts, diff.rows_are) == (4, "folds of the discovery prompts")
+    relation = facts[0].relation
+    (same,) = {one.templates for one in diff.fact_diffs if one.fact.relation == relation}
+    for fold, text in enumerate(same):
+        phrases = [f"{{}} has the {relation}, phrase {k}," for k in (fold, fold + 4)]
+        assert text.split("\n") == phrases

@@ -10,15 +10,24 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from kcircuits.analysis.epoch_overlap import EpochOverlap
+from kcircuits.core.score_meaning import GATES, ScoreMeaning
 from kcircuits.core.topology import Topology
-from kcircuits.plots.circuit import circuit_figure, circuit_table, node_positions
+from kcircuits.plots.circuit import (
+    KINDS_BY_SHARE,
+    circuit_figure,
+    circuit_table,
+    kinds_of,
+    node_positions,
+)
 from kcircuits.plots.diff import diff_figure, diff_table, edge_figure, edge_table
 from kcircuits.plots.knowledge import knowledge_figure, knowledge_table, loss_table
 from kcircuits.plots.overlap import overlap_figure, overlap_table
-from kcircuits.plots.page import circuit_block, figure_block, render_page
-from kcircuits.plots.theme import GAINED, HELPS, HURTS, LOST, as_text
+from kcircuits.plots.page import beside_block, circuit_block, figure_block, render_page
+from kcircuits.plots.theme import GAINED, HELPS, HURTS, LOST, OWN, SHARED, as_text
 
 TOPOLOGY = Topology(n_layers=2, n_heads=2)
+LOGITS = ScoreMeaning(unit="logits", helps="below 0")
+NATS = ScoreMeaning(unit="nats", helps="above 0")
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&lt;\u2028"
 
 
@@ -89,14 +98,14 @@ def all_figures():
     ]
     document = diff_document()
     return {
-        "circuit": circuit_figure(make_table(SCORES), TOPOLOGY),
+        "circuit": circuit_figure(make_table(SCORES), TOPOLOGY, kinds_of(LOGITS)),
         "overlap": overlap_figure(overlap),
         "knowledge": knowledge_figure(
             knowledge_table(probes, {"a": "new", "b": HOSTILE}),
             loss_table([{"epoch": 1, "loss": 2.0}]),
         ),
         "diff": diff_figure(diff_table(document)),
-        "edges": edge_figure(edge_table(document), start="ep0", stop=HOSTILE),
+        "edges": edge_figure(edge_table(document), start="ep0", stop=HOSTILE, meaning=LOGITS),
     }
 
 
@@ -113,7 +122,7 @@ def test_circuit_table_leaves_out_edges_that_do_nothing():
 
 def test_circuit_figure_colours_edges_by_sign_and_strength():
     table = make_table(SCORES)
-    figure = circuit_figure(table, TOPOLOGY)
+    figure = circuit_figure(table, TOPOLOGY, kinds_of(LOGITS))
     lines = [trace for trace in figure.data if trace.mode == "lines" and any(trace.x)]
     assert [(t.line.color, t.line.width) for t in lines] == [
         (HELPS, 3.4),
@@ -124,6 +133,58 @@ def test_circuit_figure_colours_edges_by_sign_and_strength():
     hover = figure.data[-1]
     assert [entry[1] for entry in hover.customdata] == [row["score"] for row in table]
     assert hover.customdata[0][0] == "input-&gt;a0.h1&lt;q&gt;"
+
+
+def legends(figure) -> dict[str, str]:
+    """Colour of each entry of the legend."""
+    return {trace.name: trace.line.color for trace in figure.data if trace.showlegend}
+
+
+def test_legends_say_on_which_side_of_0_an_edge_helps():
+    """Of a metric that is better when lower, an edge whose ablation raises it helps."""
+    for meaning, helping, hurting in ((LOGITS, "below", "above"), (NATS, "above", "below")):
+        figure = circuit_figure(make_table(SCORES), TOPOLOGY, kinds_of(meaning))
+        assert legends(figure) == {
+            f"helps the answer (score {helping} 0)": HELPS,
+            f"hurts it (score {hurting} 0)": HURTS,
+        }
+    figure = circuit_figure(make_table({"m0->m1": 2.0}), TOPOLOGY, kinds_of(NATS))
+    (arc,) = (trace for trace in figure.data if trace.mode == "lines" and any(trace.x))
+    assert arc.line.color == HELPS
+
+
+def test_gates_are_probabilities_without_a_sign():
+    gates = {"input->m0": 0.9, "m0->m1": 0.4}
+    figure = circuit_figure(make_table(gates), TOPOLOGY, kinds_of(GATES), GATES.name)
+    (entry,) = legends(figure)
+    assert "probability that the edge is kept" in entry
+    assert "helps" not in json.dumps(figure.to_plotly_json(), default=str)
+    arcs = [trace for trace in figure.data if trace.mode == "lines" and any(trace.x)]
+    assert {trace.line.color for trace in arcs} == {OWN}
+    assert "probability that the edge is kept %{customdata[1]" in figure.data[-1].hovertemplate
+    edges = edge_figure(edge_table(diff_document()), start="a", stop="b", meaning=GATES)
+    assert edges.layout.xaxis.title.text == "probability that the edge is kept (mean of its gate)"
+    assert "probability that the edge is kept 0.100 at a" in edges.data[0].customdata[0]
+
+
+def test_circuits_beside_each_other_are_coloured_by_what_they_share():
+    edges = {name: TOPOLOGY.edge_index(name) for name in SCORES}
+    flat = {name: u * TOPOLOGY.n_backward + v for name, (u, v) in edges.items()}
+    table = make_table(SCORES, shared={flat["a0.h1->m1"], flat["m1->logits"]})
+    assert [(row["edge"], row["kind"]) for row in table] == [
+        ("input->a0.h1<q>", 0),
+        ("a0.h1->m1", 1),
+        ("m1->logits", 1),
+        ("m0->a1.h0<v>", 0),
+    ]
+    figure = circuit_figure(table, TOPOLOGY, KINDS_BY_SHARE)
+    arcs = [trace for trace in figure.data if trace.mode == "lines" and any(trace.x)]
+    assert [(trace.line.color, trace.line.width) for trace in arcs] == [
+        (OWN, 3.4),
+        (OWN, 0.8),
+        (SHARED, 2.2),
+        (SHARED, 1.4),
+    ]
 
 
 def test_circuit_nodes_stand_by_layer_and_head():
@@ -194,7 +255,7 @@ def test_figures_have_axis_titles_and_no_foreign_markup(name):
         overlap_figure([]),
         knowledge_figure([], []),
         diff_figure([]),
-        edge_figure([], start="", stop=""),
+        edge_figure([], start="", stop="", meaning=LOGITS),
     ],
 )
 def test_empty_tables_say_so(figure):
@@ -212,7 +273,8 @@ def make_page(name: str = HOSTILE, value: float = math.nan) -> str:
     facts = [{"id": name, "label": name}]
     blocks = [
         figure_block("overlap", "Overlap", {"all": figure}, "caption"),
-        circuit_block("circuit", "Circuit", TOPOLOGY, facts, ["e"], cells, "caption"),
+        circuit_block("circuit", "Circuit", TOPOLOGY, facts, ["e"], cells, LOGITS, "caption"),
+        beside_block("beside", "Beside", TOPOLOGY, facts, {name: GATES}, name, cells, "caption"),
     ]
     details = [{"label": "x", "values": [{"t": value}]}]
     return render_page(kind="Test", title=name, details=details, blocks=blocks)

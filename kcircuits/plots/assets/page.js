@@ -90,8 +90,8 @@
 
   // ---- the circuit of a fact ---------------------------------------------------------------
   // Fills the traces of the empty figure that plots/circuit.py made; the geometry is its own.
-  const circuitTraces = (block, cell, count) => {
-    const figure = copy(block.base);
+  const circuitTraces = (block, base, cell, count) => {
+    const figure = copy(base);
     const traces = figure.data;
     const width = block.receivers.length;
     const shown = cell.edges.slice(0, count);
@@ -110,7 +110,8 @@
       const bend = block.bend * Math.sqrt(Math.max(to[1] - from[1], 0.5));
       const middle = [(from[1] + to[1]) / 2, (from[2] + to[2]) / 2 + bend];
       const strength = block.bounds.findIndex((low) => Math.abs(score) / largest >= low);
-      const trace = traces[1 + (score > 0 ? block.bounds.length : 0) + strength];
+      const kind = cell.kinds ? cell.kinds[i] : Number(score > 0);
+      const trace = traces[1 + kind * block.bounds.length + strength];
       trace.x.push(from[1], middle[0], to[1], null);
       trace.y.push(from[2], middle[1], to[2], null);
       middles.x.push(middle[0]);
@@ -134,6 +135,26 @@
     return figure;
   };
 
+  const drawCircuit = (host, block, base, cell, count) => {
+    const figure = circuitTraces(block, base, cell, count);
+    return draw(host, narrow.matches ? upright(figure) : figure);
+  };
+  const fillStats = (list, cell) => {
+    list.replaceChildren(...(cell ? cell.stats : [["", "No result for this fact and epoch"]])
+      .map(([name, value]) =>
+        element("div", {}, element("dt", {}, name), element("dd", {}, foreign(value)))));
+  };
+  const mostEdges = (block) =>
+    Math.max(1, ...block.cells.flat().map((cell) => (cell ? cell.edges.length : 0)));
+  const edgeCount = (name, most, count, onChoose) => {
+    const range = element("input", {
+      type: "range", id: name, min: String(Math.min(10, most)), max: String(most),
+      step: "1", value: String(count),
+    });
+    range.addEventListener("input", () => onChoose(Number(range.value)));
+    return range;
+  };
+
   const circuitBlock = (block, section) => {
     const state = { fact: 0, epoch: block.epochs.length - 1, count: 60 };
     const panel = element("div", { class: "panel" });
@@ -141,14 +162,11 @@
     const stats = element("dl", { class: "stats", id: "circuit-stats", "aria-live": "polite" });
     const host = element("div", { class: "plot", id: "circuit-plot" });
     const body = element("tbody", { id: "circuit-edges" });
-    const most = Math.max(1, ...block.cells.flat().map((cell) => (cell ? cell.edges.length : 0)));
+    const most = mostEdges(block);
     state.count = Math.min(state.count, most);
     const text = element("span", { id: "circuit-count-text" });
-    const range = element("input", {
-      type: "range", id: "circuit-count", min: String(Math.min(10, most)), max: String(most),
-      step: "1", value: String(state.count),
-    });
-    range.addEventListener("input", () => { state.count = Number(range.value); show(); });
+    const range = edgeCount("circuit-count", most, state.count,
+      (count) => { state.count = count; show(); });
     const epochs = block.epochs.length > 16
       ? dropdown("circuit-epoch", "Epoch", block.epochs, (i) => { state.epoch = i; show(); })
       : radios("circuit-epoch", "Epoch", block.epochs, state.epoch,
@@ -159,7 +177,7 @@
     if (block.epochs.length > 16) epochs.querySelector("select").selectedIndex = state.epoch;
     const edges = element("details", {}, element("summary", {}, "The 15 strongest edges as a table"),
       element("div", { class: "scroll", tabindex: "0" }, element("table", { class: "edges" },
-        element("thead", {}, element("tr", {}, ...["rank", "edge", "score"].map((name) =>
+        element("thead", {}, element("tr", {}, ...["rank", "edge", block.score].map((name) =>
           element("th", { scope: "col", class: name === "edge" ? "" : "number" }, name)))), body)));
     panel.append(controls, stats, host, edges);
     section.append(panel);
@@ -168,9 +186,7 @@
       const cell = block.cells[state.fact][state.epoch];
       const count = cell ? Math.min(state.count, cell.edges.length) : 0;
       text.textContent = `Strongest ${count} of ${cell ? cell.n : 0} edges`;
-      stats.replaceChildren(...(cell ? cell.stats : [["", "No result for this fact and epoch"]])
-        .map(([name, value]) =>
-          element("div", {}, element("dt", {}, name), element("dd", {}, foreign(value)))));
+      fillStats(stats, cell);
       const width = block.receivers.length;
       body.replaceChildren(...(cell ? cell.edges.slice(0, 15) : []).map((flat, i) =>
         element("tr", {}, element("td", { class: "number" }, String(i + 1)),
@@ -179,8 +195,7 @@
           element("td", { class: "number" }, minus(cell.scores[i].toPrecision(4))))));
       const full = Object.assign({ epoch: block.epochs[state.epoch] },
         cell || { edges: [], scores: [] });
-      const figure = circuitTraces(block, full, count);
-      return draw(host, narrow.matches ? upright(figure) : figure);
+      return drawCircuit(host, block, block.base, full, count);
     };
     chooseFact = (id) => {
       const index = block.facts.findIndex((fact) => fact.id === id);
@@ -194,6 +209,40 @@
     return show;
   };
   let chooseFact = null;
+
+  // ---- circuits of one fact by several methods, beside each other --------------------------
+  const besideBlock = (block, section) => {
+    const most = mostEdges(block);
+    const state = { fact: 0, count: Math.min(60, most) };
+    const panel = element("div", { class: "panel" });
+    const text = element("span", { id: block.name + "-count-text" });
+    const range = edgeCount(block.name + "-count", most, state.count,
+      (count) => { state.count = count; show(); });
+    panel.append(element("div", { class: "controls" },
+      dropdown(block.name + "-fact", "Fact", block.facts.map((fact) => fact.label),
+        (i) => { state.fact = i; show(); }),
+      element("label", { class: "control" }, text, range)));
+    const grid = element("div", { class: "beside" });
+    const views = block.methods.map((method, i) => {
+      const stats = element("dl", { class: "stats", "aria-live": "polite" });
+      const host = element("div", { class: "plot", id: `${block.name}-plot-${i}` });
+      grid.append(element("div", {}, element("h3", {}, foreign(method)), stats, host));
+      return { stats, host };
+    });
+    panel.append(grid);
+    section.append(panel);
+    const show = () => {
+      text.textContent = `Strongest ${state.count} edges`;
+      return Promise.all(views.map(({ stats, host }, i) => {
+        const cell = block.cells[state.fact][i];
+        fillStats(stats, cell);
+        const full = Object.assign({ epoch: block.epoch }, cell || { edges: [], scores: [] });
+        return drawCircuit(host, block, block.bases[i], full, state.count);
+      }));
+    };
+    redraws.push(show);
+    return show;
+  };
 
   // ---- tables ------------------------------------------------------------------------------
   const sortKey = (cell) => (cell !== null && typeof cell === "object" ? cell.v : cell);
@@ -273,7 +322,8 @@
   document.getElementById("foot").append("Made by kcircuits. This page is complete in itself: " +
     "it loads nothing and sends nothing.");
   const BUILD = {
-    figure: figureBlock, circuit: circuitBlock, table: tableBlock, cards: cardsBlock,
+    figure: figureBlock, circuit: circuitBlock, beside: besideBlock, table: tableBlock,
+    cards: cardsBlock,
   };
   const main = document.getElementById("main");
   const starts = doc.blocks.map((block) => {
