@@ -28,6 +28,9 @@ from kcircuits.errors import UsageError
 N_DRAWS = 2000
 CONFIDENCE = 0.95
 
+# Of a place among the draws: (1 - 0.8) / 2 * 100 is 10 and not the 9.999999999999998 of floats.
+_DIGITS = 9
+
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapInterval:
@@ -198,7 +201,7 @@ def percentiles(
     """
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}; expected a number between 0 and 1")
-    place = (1 - confidence) / 2 * (len(draws) - 1)
+    place = round((1 - confidence) / 2 * (len(draws) - 1), _DIGITS)
     below, above = draws, draws
     if is_valid is not None:
         valid = is_valid.reshape(-1, *[1] * (draws.ndim - 1))

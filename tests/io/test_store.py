@@ -1,8 +1,9 @@
 """The results store keeps what it is given, and tells what it has."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -121,29 +122,33 @@ def test_index_is_rebuilt_from_the_shards(tmp_path: Path, make_cell: MakeCell) -
     assert (tmp_path / "index.json").read_bytes() == index
 
 
-def _hold(path: Path, ready, done) -> None:
-    with Store(path).writing():
-        ready.set()
-        done.wait(30)
+# Holds the lock of a store until its input ends.
+HOLD = """
+import sys
+from pathlib import Path
+from kcircuits.io.store import Store
+
+with Store(Path(sys.argv[1])).writing():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_second_writer_is_turned_away_and_readers_are_not(
     tmp_path: Path, make_cell: MakeCell
 ) -> None:
     Store(tmp_path).commit("0" * 64, [make_cell("a")])
-    context = get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path, ready, done))
-    process.start()
-    try:
-        assert ready.wait(30)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
         assert len(Store(tmp_path).cells()) == 1
         with pytest.raises(StoreBusyError, match="another process") as caught:
             Store(tmp_path).commit("1" * 64, [make_cell("b")])
         assert caught.value.exit_code == 6
-        done.set()
+        holder.stdin.close()
         with Store(tmp_path).writing(wait_s=30):
             pass
-    finally:
-        done.set()
-        process.join(30)
+    assert holder.returncode == 0

@@ -99,7 +99,7 @@ def test_size_at_reads_between_sizes_on_a_log_scale() -> None:
         [
             [0, 0.1, 0.2, 0.3, 0.4, 0.8, 1, 1, 1, 1],  # halfway from .05 to .1
             [0.95, 0.2, 0.2, 0.3, 0.4, 0.8, 0.8, 0.8, 0.8, 1],  # at once
-            [0, 0.1, 0.2, 0.9, 0.4, 0.8, 1, 1, 1, 1],  # exactly at .01, then falls again
+            [0, 0.1, 0.2, 0.75, 0.4, 0.8, 1, 1, 1, 1],  # .75 exactly at .01, then falls again
             [0, 0.1, 0.2, 0.3, 0.4, 0.8, 0.8, 0.8, 0.8, 0.85],  # never
             [1] * 10,
         ]
@@ -108,7 +108,7 @@ def test_size_at_reads_between_sizes_on_a_log_scale() -> None:
     found = curve.size_at(0.9)
     assert found[0] == pytest.approx(np.sqrt(0.05 * 0.1))
     assert found[1] == pytest.approx(0.001)
-    assert found[2] == pytest.approx(0.01)
+    assert curve.size_at(0.75)[2] == pytest.approx(0.01)
     assert found[3] == np.inf
     assert np.isnan(found[4])
     assert curve.size_at(0.25)[0] == pytest.approx(np.sqrt(0.005 * 0.01))
