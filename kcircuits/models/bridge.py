@@ -14,9 +14,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-from kcircuits.core.topology import Topology
 from kcircuits.errors import CheckpointError
-from kcircuits.models.families import FAMILIES, Family, olmo2
+from kcircuits.models.families import Family, fields_of, olmo2, topology_of
 from kcircuits.models.reference import double_throughout, set_rotary_buffers
 from kcircuits.models.weights import (
     ACTIVATIONS,
@@ -57,7 +56,7 @@ def set_rotary_tables(bridge: TransformerBridge, dtype: torch.dtype) -> None:
 
 def architecture_of(bridge: TransformerBridge) -> dict[str, Any]:
     """The fields that two checkpoints must share to be swapped for each other."""
-    return {**_fields(bridge), "dtype": bridge.cfg.dtype}
+    return {**fields_of(bridge.original_model.config), "dtype": bridge.cfg.dtype}
 
 
 def weights_from_bridge(bridge: TransformerBridge) -> TransformerWeights:
@@ -76,16 +75,13 @@ def weights_from_bridge(bridge: TransformerBridge) -> TransformerWeights:
             "longer those of the checkpoint",
             hint="build it anew, without enable_compatibility_mode() and process_weights()",
         )
-    fields = _fields(bridge)
+    config: Any = bridge.original_model.config
+    fields = fields_of(config)
     embedding = bridge.embed.original_component
     scale = getattr(embedding, "scalar_embed_scale", 1.0)
     has_positions = fields["positional_embedding_type"] == "standard"
     return TransformerWeights(
-        topology=Topology(
-            n_layers=fields["n_layers"],
-            n_heads=fields["n_heads"],
-            is_parallel=fields.get("parallel_attn_mlp", False),
-        ),
+        topology=topology_of(config),
         n_kv_heads=fields.get("n_key_value_heads") or fields["n_heads"],
         d_head=fields["d_head"],
         embed=embedding.weight.detach() * scale,
@@ -100,17 +96,6 @@ def weights_from_bridge(bridge: TransformerBridge) -> TransformerWeights:
         b_unembed=_bias(bridge.unembed),
         logits_soft_cap=fields.get("output_logits_soft_cap"),
     )
-
-
-def _fields(bridge: TransformerBridge) -> dict[str, Any]:
-    config: Any = bridge.original_model.config
-    if config.model_type not in FAMILIES:
-        raise CheckpointError(
-            f"model_type {config.model_type!r} is not supported",
-            field="model_type",
-            hint=f"supported are {', '.join(FAMILIES)}",
-        )
-    return FAMILIES[config.model_type].hooked_config(config)
 
 
 def _attention(
@@ -148,9 +133,7 @@ def _attention(
 def _mlp(bridge: Any, block: Any, fields: dict[str, Any]) -> MlpWeights:
     mlp = block.mlp
     up = getattr(mlp, "in")
-    # Attention and MLP of Phi share one norm.
-    name = "ln2" if hasattr(block, "ln2") else "ln1"
-    pre_norm, post_norm = _norms(bridge, block, name, fields)
+    pre_norm, post_norm = _norms(bridge, block, "ln2", fields)
     return MlpWeights(
         norm=pre_norm,
         up=_weight(up),
@@ -167,11 +150,16 @@ def _norms(
     bridge: Any, block: Any, name: str, fields: dict[str, Any]
 ) -> tuple[NormWeights | None, NormWeights | None]:
     """The norms before and after attention (``ln1``) or MLP (``ln2``)."""
-    norm = _norm(bridge, getattr(block, name), fields)
+    before, after = getattr(block, name, None), getattr(block, f"{name}_post", None)
     if fields.get("original_architecture") == olmo2.ARCHITECTURE:
-        return None, norm
-    after = getattr(block, f"{name}_post", None)
-    return norm, None if after is None else _norm(bridge, after, fields)
+        # transformer-lens 3.9 names them as if they came before.
+        before, after = None, before if after is None else after
+    elif before is None:
+        before = block.ln1  # attention and MLP of Phi share one norm
+    before, after = (
+        None if norm is None else _norm(bridge, norm, fields) for norm in (before, after)
+    )
+    return before, after
 
 
 def _norm(bridge: Any, component: Any, fields: dict[str, Any]) -> NormWeights:

@@ -85,6 +85,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3": ("qwen3", {**GROUPED, "head_dim": 16}),
+    "qwen3-biases-window": (
+        "qwen3",
+        {
+            **GROUPED,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+        },
+    ),
     "gemma3": (
         "gemma3_text",
         {
@@ -190,6 +201,46 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def plain_model() -> Callable[..., Any]:
+    """(folder, dtype) -> what transformers alone makes of it; in float64, rotary angles too."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from kcircuits.models.reference import set_rotary_buffers
+
+    def load(folder: Path, dtype: torch.dtype = torch.float64) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if dtype == torch.float64:
+            set_rotary_buffers(model, dtype)
+        return model.eval()
+
+    return load
+
+
+def random_prompts() -> Any:
+    """Three prompts of different lengths, for vocabularies of 96 tokens.
+
+    Clean and corrupt share the first two tokens. The padding holds tokens, which nothing may read.
+    """
+    import numpy as np
+
+    import kcircuits as kc
+
+    clean, corrupt = np.random.default_rng(0).integers(0, 96, (2, 3, 10))
+    corrupt[:, :2] = clean[:, :2]
+    answers = [[1, 2], [30, 4], [50, 60]]
+    return kc.PromptBatch.from_tokens(clean, corrupt, answers, lengths=[10, 7, 9])
+
+
+@pytest.fixture
+def batch() -> Any:
+    """``random_prompts``."""
+    return random_prompts()
 
 
 @pytest.fixture(scope="session", params=sorted(VARIANTS))

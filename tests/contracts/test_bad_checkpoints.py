@@ -17,6 +17,7 @@ from kcircuits.core.manifest import Checkpoint
 from kcircuits.errors import CheckpointError, FileAccessError
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model
+from kcircuits.models.families import FAMILIES
 
 MakeFolder = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -232,7 +233,7 @@ def test_broken_json_names_the_line(folder: Path) -> None:
 
 def test_unknown_model_type(folder: Path) -> None:
     edit_config(folder, model_type="mamba")
-    error = refused(folder, "model_type 'mamba' is not supported", "gpt2, gpt_neox, llama")
+    error = refused(folder, "model_type 'mamba' is not supported", ", ".join(FAMILIES))
     assert error.field == "model_type"
 
 
@@ -304,8 +305,15 @@ def test_heads_that_fit_the_shapes_change_the_hash(folder: Path) -> None:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights = False is not supported"),
         ("neox", {"attention_bias": False}, "attention_bias = False is not supported"),
-        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ("gemma3", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping = 30.0"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ("olmo", {"num_key_value_heads": 2}, "num_key_value_heads = 2 is not supported, only 4"),
+        ("olmo2", {"head_dim": 8}, "head_dim = 8 is not supported, only 6"),
+        ("olmo2", {"num_key_value_heads": 2}, "num_key_value_heads = 2 is not supported, only 4"),
+        ("phi", {"head_dim": 4}, "head_dim = 4 is not supported, only 8"),
+        ("phi", {"num_key_value_heads": 2}, "num_key_value_heads = 2 is not supported, only 4"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm = True is not supported"),
     ],
 )
 def test_settings_that_would_be_computed_wrongly(

@@ -22,6 +22,7 @@ import kcircuits as kc
 from kcircuits.errors import CheckpointError
 from kcircuits.io.checkpoint_files import model_files
 from kcircuits.models import backend, bridge
+from kcircuits.models.families import topology_of
 from kcircuits.models.quiet import quiet
 from kcircuits.models.reference import double_throughout, family_of, load_config, load_reference
 
@@ -63,18 +64,11 @@ def assert_same(ours: Any, theirs: Any, name: str = "weights") -> None:
         assert ours == theirs, name
 
 
-def some_prompts() -> kc.PromptBatch:
-    rng = np.random.default_rng(0)
-    clean, corrupt = rng.integers(0, 96, (2, 3, 10))
-    corrupt[:, :2] = clean[:, :2]
-    return kc.PromptBatch.from_tokens(clean, corrupt, [[1, 2], [30, 4], [50, 60]])
-
-
-def digest(folder: Path) -> list[list[float]]:
+def digest(folder: Path, batch: kc.PromptBatch) -> list[list[float]]:
     """EAP scores of each prompt as their norm and two projections; rotary angles in float64."""
     model = kc.load_model(folder, dtype=torch.float64)
     backend.set_rotary_tables(model.hooked, torch.float64)
-    scores = kc.attribute(model, some_prompts(), "eap").values.reshape(3, -1)
+    scores = kc.attribute(model, batch, "eap").values.reshape(len(batch), -1)
     index = np.arange(scores.shape[1])
     onto = np.stack([np.cos(index), np.sin(0.7 * index)])
     return [[float(np.linalg.norm(row)), *(onto @ row).tolist()] for row in scores]
@@ -91,10 +85,12 @@ def test_weights_are_those_of_the_hooked_transformer(variant: str, tiny_folder: 
     assert_same(ours, weights_from_hooked(theirs))
 
 
-def test_scores_are_those_of_transformer_lens_3(variant: str, tiny_folder: MakeFolder) -> None:
+def test_scores_are_those_of_transformer_lens_3(
+    variant: str, tiny_folder: MakeFolder, batch: kc.PromptBatch
+) -> None:
     stored = json.loads(STORED.read_text())
     assert variant in stored, "a new variant: run python tests/contracts/test_bridge.py"
-    numbers = np.array(digest(tiny_folder(variant)))
+    numbers = np.array(digest(tiny_folder(variant), batch))
     # Rounding of float64 alone; the norm is the first number of each prompt.
     assert (np.abs(numbers - stored[variant]) <= 1e-9 * numbers[:, :1]).all()
 
@@ -117,7 +113,8 @@ def test_backend_is_what_is_installed() -> None:
 
 def test_topology_is_that_of_the_weights(variant: str, tiny_folder: MakeFolder) -> None:
     model = kc.load_model(tiny_folder(variant))
-    assert model.topology == model.weights.topology
+    config = load_config(model_files(tiny_folder(variant)))
+    assert model.topology == model.weights.topology == topology_of(config)
 
 
 def test_processed_bridge_is_refused(tiny_folder: MakeFolder) -> None:
@@ -142,11 +139,12 @@ def test_bridge_of_another_family_is_refused() -> None:
 if __name__ == "__main__":
     import tempfile
 
-    from conftest import VARIANTS, save_random  # pyright: ignore[reportMissingImports]
+    from conftest import VARIANTS, random_prompts, save_random  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as scratch:
         numbers = {
-            name: digest(save_random(Path(scratch, name), name)) for name in sorted(VARIANTS)
+            name: digest(save_random(Path(scratch, name), name), random_prompts())
+            for name in sorted(VARIANTS)
         }
     lines = [f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in numbers.items()]
     STORED.write_text("{\n" + ",\n".join(lines) + "\n}\n")

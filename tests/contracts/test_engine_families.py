@@ -1,31 +1,84 @@
-"""The engine on every family: the plain model's logits, full and empty circuits, EAP's slope."""
+"""The engine on every family: circuits are patched runs of transformers, scores are slopes of them.
 
-from collections.abc import Callable
+The oracle of circuits is transformers alone, one prompt at a time and without padding: hooks give
+what an attention layer or MLP last projects the values that it has on the corrupt prompt.
+"""
+
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import kcircuits as kc
+from kcircuits.engine.gradient import circuit_gradient
+from kcircuits.engine.masked import circuit_logits, set_stage
+from kcircuits.engine.metrics import get_metric
 from kcircuits.engine.parity import checked_weights
+from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import CheckpointError
+from kcircuits.models.backend import set_rotary_tables
+from kcircuits.models.reference import double_throughout
 
 MakeFolder = Callable[..., Path]
+# What ``a0``, ``m0``, ... give to their last projection -> what it gets instead; None: the same.
+See = Callable[[str, Tensor], Tensor | None]
+STEP = 1e-5
+# The modules of transformers through which heads and MLPs write.
+HEADS_OUT = (".attn.c_proj", ".attention.dense", ".self_attn.dense", ".self_attn.o_proj")
+MLP_OUT = (".mlp.c_proj", ".mlp.dense_4h_to_h", ".mlp.fc2", ".mlp.down_proj")
 
 
 @pytest.fixture(scope="module")
 def loaded(variant: str, tiny_folder: MakeFolder) -> kc.Model:
-    return kc.load_model(tiny_folder(variant), dtype=torch.float64)
+    """Each variant in float64, its rotary angles too."""
+    model = kc.load_model(tiny_folder(variant), dtype=torch.float64)
+    set_rotary_tables(model.hooked, torch.float64)
+    return model
 
 
-@pytest.fixture
-def batch() -> kc.PromptBatch:
-    rng = np.random.default_rng(0)
-    clean, corrupt = rng.integers(0, 96, (2, 3, 10))
-    corrupt[:, :2] = clean[:, :2]
-    return kc.PromptBatch.from_tokens(clean, corrupt, [[1, 2], [30, 4], [50, 60]])
+@pytest.fixture(scope="module")
+def plain(variant: str, tiny_folder: MakeFolder, plain_model: Callable[..., Any]) -> Any:
+    """The same model in transformers alone."""
+    return plain_model(tiny_folder(variant))
+
+
+def plain_logits(plain: Any, tokens: Any, see: See) -> Tensor:
+    """Logits after the last token."""
+
+    def hook(name: str, _module: Any, given: tuple[Tensor]) -> Tensor | None:
+        return see(name, given[0])
+
+    handles = []
+    for kind, endings in (("a", HEADS_OUT), ("m", MLP_OUT)):
+        modules = [module for name, module in plain.named_modules() if name.endswith(endings)]
+        assert len(modules) == plain.config.num_hidden_layers
+        for layer, module in enumerate(modules):
+            handles.append(module.register_forward_pre_hook(partial(hook, f"{kind}{layer}")))
+    try:
+        with double_throughout(torch.float64), torch.no_grad():
+            return plain(torch.as_tensor(tokens)[None]).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def patched_logits(plain: Any, clean: Any, corrupt: Any, removed: Collection[str]) -> Tensor:
+    """Logits on the clean prompt where removed senders write what they do on the corrupt one."""
+    heads, given = range(plain.config.num_attention_heads), {}
+
+    def patch(name: str, x: Tensor) -> Tensor:
+        parts = [name] if name[0] == "m" else [f"{name}.h{head}" for head in heads]
+        sources = (given[name] if part in removed else x for part in parts)
+        return torch.cat([y.chunk(len(parts), -1)[i] for i, y in enumerate(sources)], -1)
+
+    plain_logits(plain, corrupt, given.__setitem__)
+    return plain_logits(plain, corrupt if "input" in removed else clean, patch)
 
 
 def test_engine_reproduces_the_plain_model(loaded: kc.Model) -> None:
@@ -40,12 +93,72 @@ def test_engine_that_computes_another_model_is_refused(loaded: kc.Model) -> None
         kc.attribute(spoiled, kc.PromptBatch.from_tokens([[1, 2]], [[3, 2]], [[4, 5]]))
 
 
-def test_full_and_empty_circuits(loaded: kc.Model, batch: kc.PromptBatch) -> None:
-    edges = np.repeat(loaded.topology.edge_mask[None], 3, 0)
-    full = kc.evaluate(loaded, batch, kc.Circuits.from_mask(edges, loaded.topology))
-    np.testing.assert_allclose(full.metric, full.clean_metric, atol=1e-9)
-    empty = kc.evaluate(loaded, batch, kc.Circuits.from_mask(edges & False, loaded.topology))
-    np.testing.assert_allclose(empty.metric, empty.empty_metric, atol=1e-9)
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.3, 0.5, 0.7])
+def test_removed_senders_are_patched_in_transformers(
+    loaded: kc.Model, plain: Any, batch: kc.PromptBatch, share: float
+) -> None:
+    """The full circuit has the clean logits, the empty one those of the corrupt run."""
+    topology = loaded.topology
+    is_removed = np.random.default_rng(0).random(topology.n_forward) < share
+    if loaded.weights.attention[0].post_norm is not None:
+        # One norm scales all heads of a layer: patched before it, they change each other.
+        for layer in range(topology.n_layers):
+            first = topology.n_before_attention(layer)
+            is_removed[first : first + topology.n_heads] = is_removed[first]
+    mask = np.repeat((topology.edge_mask & ~is_removed[:, None])[None], len(batch), 0)
+    found = kc.evaluate(loaded, batch, kc.Circuits.from_mask(mask, topology))
+    removed = {name for name, gone in zip(topology.forward_names, is_removed, strict=True) if gone}
+    expected = []
+    for i, n in enumerate(batch.lengths):
+        logits = patched_logits(plain, batch.clean[i, :n], batch.corrupt[i, :n], removed)
+        expected.append(float(logits[batch.targets[i][0]] - logits[batch.foils[i][0]]))
+    np.testing.assert_allclose(found.metric, expected, rtol=1e-9, atol=1e-11)
+    if share in (0.0, 1.0):
+        same = found.empty_metric if share else found.clean_metric
+        np.testing.assert_allclose(same, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_eap_is_the_slope_of_every_edge(loaded: kc.Model, batch: kc.PromptBatch) -> None:
+    """d metric / d (share of the edge that is corrupted), for q, k, v, MLPs and logits alike."""
+    scores = kc.attribute(loaded, batch, "eap").values
+    edges = np.argwhere(loaded.topology.edge_mask)
+    n_runs = 2 * len(edges)
+    repeated = batch.rows(np.tile(np.arange(len(batch)), n_runs))
+    rows = TokenRows.from_batch(repeated, loaded.weights)
+    masks = torch.as_tensor(loaded.topology.edge_mask, dtype=torch.float64).repeat(n_runs, 1, 1)
+    for i, (u, v) in enumerate(edges):
+        masks[2 * i, u, v] -= STEP
+        masks[2 * i + 1, u, v] += STEP
+    stage = set_stage(loaded.weights, rows)
+    logits = circuit_logits(loaded.weights, stage, masks.repeat_interleave(len(batch), 0))
+    values = get_metric("logit-difference").by_prompt(logits, stage.clean_logits, rows)
+    down, up = values.unflatten(0, (len(edges), 2, len(batch))).unbind(1)
+    slopes = ((down - up) / (2 * STEP)).numpy().T
+    found = scores[:, edges[:, 0], edges[:, 1]]
+    assert np.abs(found - slopes).max() <= 1e-6 * np.abs(slopes).max()
+
+
+def test_gradient_of_masks_is_their_slope(loaded: kc.Model, batch: kc.PromptBatch) -> None:
+    """Along a random direction at a random point, for every prompt: what edge pruning descends."""
+    rows = TokenRows.from_batch(batch, loaded.weights)
+    stage, metric = set_stage(loaded.weights, rows), get_metric("kl")
+    edges = torch.as_tensor(loaded.topology.edge_mask)
+    generator = torch.Generator().manual_seed(0)
+    mask, direction = (
+        edges * torch.rand(len(batch), *edges.shape, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
+
+    def loss(logits: Tensor) -> Tensor:
+        return metric.by_prompt(logits, stage.clean_logits, rows)
+
+    up, down = (
+        loss(circuit_logits(loaded.weights, stage, mask + sign * STEP * direction))
+        for sign in (1, -1)
+    )
+    found = circuit_gradient(loaded.weights, stage, mask, loss)
+    slope = (found.mask * direction).sum((1, 2))
+    torch.testing.assert_close(slope, (up - down) / (2 * STEP), rtol=1e-6, atol=1e-9)
 
 
 def test_scores_do_not_depend_on_chunks(loaded: kc.Model, batch: kc.PromptBatch) -> None:

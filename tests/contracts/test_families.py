@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.engine.parity import checked_weights
@@ -20,22 +19,57 @@ from kcircuits.errors import CheckpointError, UsageError
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.models import load_model, swap_checkpoint
 from kcircuits.models.backend import set_rotary_tables
-from kcircuits.models.families import FAMILIES
+from kcircuits.models.families import FAMILIES, topology_of
 from kcircuits.models.parity import BOUNDS, check_parity, logits_of
-from kcircuits.models.reference import double_throughout, set_rotary_buffers
+from kcircuits.models.reference import double_throughout
 
 MakeFolder = Callable[..., Path]
 
-
-def plain_logits(folder: Path, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The obvious way: transformers alone, its fallbacks to float32 lifted for float64."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    if dtype == torch.float64:
-        set_rotary_buffers(model, torch.float64)
-    with double_throughout(dtype), torch.no_grad():
-        return model.eval()(tokens).logits
+# Published sizes: model_type, the config's numbers that matter here, and edges of the graph.
+PUBLISHED: dict[str, tuple[str, dict[str, int], int]] = {
+    "GPT-2 small": ("gpt2", {"n_layer": 12, "n_head": 12, "n_embd": 768}, 32_491),
+    "GPT-2 medium": ("gpt2", {"n_layer": 24, "n_head": 16, "n_embd": 1024}, 231_877),
+    "TinyLlama": (
+        "llama",
+        {
+            "num_hidden_layers": 22,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "hidden_size": 2048,
+        },
+        742_996,
+    ),
+    "Phi-1.5": (
+        "phi",
+        {"num_hidden_layers": 24, "num_attention_heads": 32, "hidden_size": 2048},
+        886_597,
+    ),
+    "Llama-3.2-1B": (
+        "llama",
+        {
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "hidden_size": 2048,
+        },
+        386_713,
+    ),
+    "Llama-3.1-8B": (
+        "llama",
+        {
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "hidden_size": 4096,
+        },
+        1_592_881,
+    ),
+    "OLMo-7B": (
+        "olmo",
+        {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096},
+        1_592_881,
+    ),
+}
 
 
 def edited(folder: Path, target: Path, **fields: Any) -> Path:
@@ -50,17 +84,36 @@ def test_variants_cover_every_family(variant_types: set[str]) -> None:
     assert variant_types == set(FAMILIES)
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_graphs_have_the_published_sizes(name: str) -> None:
+    """From the config alone: 1 + L (H + 1) senders, and as many edges as the field reports."""
+    model_type, fields, n_edges = PUBLISHED[name]
+    config = AutoConfig.for_model(model_type, **fields)
+    topology = topology_of(config)
+    n_layers, n_heads = config.num_hidden_layers, config.num_attention_heads
+    assert len(topology.nodes) == n_layers * (n_heads + 1) + 2
+    assert topology.n_edges == n_edges
+
+
+def test_graph_of_an_unknown_family_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="model_type 'opt' is not supported"):
+        topology_of(AutoConfig.for_model("opt"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_logits_equal_transformers(
-    variant: str, dtype: torch.dtype, tiny_folder: MakeFolder
+    variant: str,
+    dtype: torch.dtype,
+    tiny_folder: MakeFolder,
+    plain_model: Callable[..., Any],
 ) -> None:
     folder = tiny_folder(variant)
     model = load_model(folder, dtype=dtype)
     if dtype == torch.float64:
         set_rotary_tables(model.hooked, dtype)
     tokens = torch.arange(18)[None] * 7 % 96
-    expected = plain_logits(folder, tokens, dtype)
     with double_throughout(dtype):
+        expected = logits_of(plain_model(folder, dtype), tokens)
         error = (logits_of(model.hooked, tokens) - expected).abs().max() / expected.abs().max()
     assert error <= BOUNDS[dtype]
     assert model.topology.n_heads == 4
