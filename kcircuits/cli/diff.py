@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kcircuits.cli.options import common, run_dir_of
+from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import print_json, printable, styled
 from kcircuits.errors import EXIT_DIFFERENT, EXIT_OK, UsageError
 
@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("a", metavar="A", help="an epoch: ep3, step2400, first, last")
     parser.add_argument("b", metavar="B", help="the epoch to compare it with")
+    add_method(parser)
     parser.add_argument("--fact", metavar="ID", help="one fact, as it stands among all facts")
     parser.add_argument("--by", metavar="STRATUM", help="one row per value of a stratum's key")
     parser.add_argument(
@@ -52,15 +53,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the diff; 1 with ``--exit-code`` where something changed."""
-    from kcircuits.study.run import open_run
-
     if args.top < 0:
         raise UsageError(f"--top is {args.top}; expected 0 or more", field="top")
     if args.fact is not None and args.by is not None:
         raise UsageError(
             "--fact and --by exclude each other: one fact has one row", field="by", hint="drop one"
         )
-    diff = open_run(run_dir_of(args)).diff(args.a, args.b, by=args.by, level=args.level)
+    diff = run_of(args).diff(args.a, args.b, by=args.by, level=args.level)
     if args.fact is not None:
         diff = diff.only(args.fact)
     if args.html is not None:

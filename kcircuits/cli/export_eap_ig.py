@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kcircuits.cli.export import FORMATS
-from kcircuits.cli.options import common, run_dir_of
+from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import print_json, print_table, printable, warn
 from kcircuits.errors import EXIT_OK
 
@@ -23,6 +23,7 @@ def add_parser(subparsers: Any) -> None:
         "EAP-IG reads a file with Graph.from_json, MIB with run_evaluation.py --circuit-files.",
     )
     parser.add_argument("--epoch", required=True, metavar="REF", help="ep3, step2400, first, last")
+    add_method(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     parser.add_argument(
         "--fact",
@@ -45,9 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Writes the files and prints their names."""
     from kcircuits.discovery.interchange import write_eap_ig
     from kcircuits.study.exports import checkpoint_width, epoch_circuits
-    from kcircuits.study.run import open_run  # the store loads late
 
-    opened = open_run(run_dir_of(args))
+    opened = run_of(args)  # the store loads late
     is_all = args.fact == [ALL] and ALL not in opened.fact_ids
     circuits = epoch_circuits(opened, args.epoch, None if is_all else args.fact)
     width = args.d_model

@@ -15,6 +15,7 @@ from kcircuits.errors import UsageError
 
 if TYPE_CHECKING:
     from kcircuits.core.manifest import Manifest
+    from kcircuits.study.run import Run
 
 MANIFEST = Path("checkpoints_manifest.yaml")
 
@@ -108,6 +109,15 @@ def common(*, paths: bool = True) -> argparse.ArgumentParser:
     return parent
 
 
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--method``, for the verbs that read results."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="read the results by this method, where a run has several (default: the latest)",
+    )
+
+
 def add_memory(parser: argparse.ArgumentParser) -> None:
     """Adds ``--memory``, for the verbs that run a model."""
     parser.add_argument(
@@ -133,3 +143,10 @@ def run_dir_of(args: argparse.Namespace) -> Path:
     manifest = manifest_of(args)
     folder = manifest.path.parent if manifest.path else Path()
     return folder / "runs" / manifest.run
+
+
+def run_of(args: argparse.Namespace) -> "Run":
+    """The results that ``--run`` (or the manifest) and ``--method`` name."""
+    from kcircuits.study.run import open_run
+
+    return open_run(run_dir_of(args), method=args.method)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kcircuits.cli.options import common, run_dir_of
+from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import print_json, printable
 
 
@@ -15,8 +15,10 @@ def add_parser(subparsers: Any) -> None:
         parents=[common()],
         help="write the report of a run, one HTML page",
         description="Writes one self-contained page with the results of a run: circuits, overlap "
-        "between epochs, knowledge and loss, change from epoch to epoch, facts.",
+        "between epochs, knowledge and loss, change from epoch to epoch, facts; and the circuits "
+        "of the same facts by several methods where the run has them.",
     )
+    add_method(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -28,9 +30,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    from kcircuits.study.run import open_run  # plotly and the store load late
-
-    path = open_run(run_dir_of(args)).report(args.out)
+    path = run_of(args).report(args.out)  # plotly and the store load late
     if args.json:
         print_json("kcircuits.report/1", {"path": str(path)})
     else:

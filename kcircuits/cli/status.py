@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kcircuits.cli.options import common, run_dir_of
+from kcircuits.cli.options import add_method, common, run_dir_of
 from kcircuits.cli.output import print_error, print_json, print_table, printable
 from kcircuits.errors import EXIT_OK, KCircuitsError, UsageError
 
@@ -22,6 +22,7 @@ def add_parser(subparsers: Any) -> None:
         help="cells done, due and failed",
         description="Shows for each epoch how many facts are done, due and failed.",
     )
+    add_method(status)
     status.add_argument("--verify", action="store_true", help="read and check every stored byte")
     status.add_argument(
         "--repair",
@@ -50,16 +51,20 @@ def run_status(args: argparse.Namespace) -> int:
     problems = corrupt_shards(folder / "store" / "shards") if args.verify else []
     if problems:
         return _print_problems(args, folder, problems)
-    run = open_run(folder)
+    run = open_run(folder, method=args.method)
     rows = [_epoch_row(run, epoch) for epoch in run.epochs]
     failed = _failed_rows(run)
     if args.json:
         content = {"run": str(folder), "name": run.name, **_settings(run), "epochs": rows}
+        content["beside"] = [_run_row(other) for other in run.beside]
         content |= {"failed": failed, "removed": removed, "verified": bool(args.verify)}
         print_json("kcircuits.status/1", content)
         return EXIT_OK
     print(f"{printable(run.name)}: {run.method}, {_budget(run)}, {printable(folder)}")
     _print_rows(rows)
+    for other in map(_run_row, run.beside):
+        n_cells = other["epochs"] * other["facts"]
+        print(f"beside: {other['method']}, {other['budget']}, {other['done']} of {n_cells} cells")
     for row in failed:
         print(f"failed: {printable(row['fact'])} at {row['epoch']}: {printable(row['message'])}")
     for name in removed:
@@ -75,7 +80,7 @@ def run_ls(args: argparse.Namespace) -> int:
 
     folder = run_dir_of(args)
     if args.what == "runs":
-        rows = [_run_row(path) for path in _run_folders(folder)]
+        rows = [_folder_row(path) for path in _run_folders(folder)]
     elif args.what == "epochs":
         run = open_run(folder)
         rows = [_epoch_row(run, epoch) for epoch in run.epochs]
@@ -150,16 +155,19 @@ def _run_folders(folder: Path) -> list[Path]:
     return found
 
 
-def _run_row(folder: Path) -> dict[str, Any]:
+def _folder_row(folder: Path) -> dict[str, Any]:
     from kcircuits.study.run import open_run
 
     try:
-        run = open_run(folder)
+        return _run_row(open_run(folder))
     except KCircuitsError as error:
         return {"run": folder.name, "state": error.message}
+
+
+def _run_row(run: "Run") -> dict[str, Any]:
     rows = [_epoch_row(run, epoch) for epoch in run.epochs]
     return {
-        "run": folder.name,
+        "run": run.path.name,
         "state": "due" if any(row["due"] for row in rows) else "done",
         "method": run.method,
         "budget": _budget(run),

@@ -112,7 +112,7 @@ class RunRecord:
     Attributes:
         run: Name of the run in its manifest.
         manifest: The manifest's path, relative to the run folder where it lies nearby.
-        requests: One per method and budget, the latest last.
+        requests: One per method and budget; the last is the one that is opened by default.
     """
 
     run: str
@@ -123,10 +123,16 @@ class RunRecord:
         """The request with an id, if there is one."""
         return next((r for r in self.requests if r.id == request_id), None)
 
-    def with_request(self, request: RequestRecord) -> "RunRecord":
-        """The record with this request as the latest."""
+    def with_request(self, request: RequestRecord, *, is_main: bool = True) -> "RunRecord":
+        """The record with this request, which becomes the one that is opened if it is main."""
         others = tuple(r for r in self.requests if r.id != request.id)
-        return replace(self, requests=(*others, request))
+        if is_main:
+            return replace(self, requests=(*others, request))
+        if len(others) == len(self.requests):
+            return replace(self, requests=(request, *others))
+        return replace(
+            self, requests=tuple(request if r.id == request.id else r for r in self.requests)
+        )
 
 
 def write_run_record(folder: Path, record: RunRecord) -> None:

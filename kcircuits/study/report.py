@@ -26,6 +26,7 @@ from kcircuits.plots.page import (
     table_block,
 )
 from kcircuits.plots.theme import number
+from kcircuits.study.beside import beside_blocks, read_beside
 from kcircuits.study.diff_page import STEP_COLUMNS, arcs_text, step_cells, turnover_text
 from kcircuits.study.meaning import rows_are
 from kcircuits.study.results import (
@@ -49,10 +50,11 @@ def report_page(run: Run) -> str:
         StoreCorruptError: What was read is not what was committed.
     """
     results = read_results(run)
-    steps = step_rows(results)
+    steps, beside = step_rows(results), read_beside(results)
     blocks = [
         _summary(results, steps),
         _circuits(results),
+        *(beside_blocks(beside) if beside else ()),
         _overlap(results),
         _knowledge(run),
         _step_table(steps),

@@ -1,7 +1,7 @@
 """The results of a sweep, as a notebook or a verb holds them. Reading them needs no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,18 @@ _PROBE: Kinds = {
 _TRAIN: Kinds = {"epoch": (float,), "loss": (float, _ABSENT)}
 
 
-def open_run(path: str | Path) -> "Run":
+def open_run(path: str | Path, *, method: str | None = None) -> "Run":
     """The results in a run folder.
 
     Where the run was asked for with more than one method or budget, these are the results of the
     latest request; `kcircuits run` with the other settings, all finished, brings those back.
 
+    Args:
+        path: The folder.
+        method: Of several requests, the latest by this method.
+
     Raises:
-        UsageError: The folder holds no results.
+        UsageError: The folder holds no results, or none by that method.
         StoreCorruptError: A file was changed.
         FileAccessError: The disk refused.
     """
@@ -48,7 +52,16 @@ def open_run(path: str | Path) -> "Run":
     record = read_run_record(folder)
     if not record.requests:
         raise UsageError(f"{folder} holds no request", hint="compute results with `kcircuits run`")
-    return Run(path=folder, record=record, request=record.requests[-1])
+    runs = [Run(path=folder, record=record, request=request) for request in record.requests]
+    chosen = [run for run in runs if method in (None, run.method)]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(run.method for run in reversed(runs)))
+        raise UsageError(
+            f"{folder} holds no results by {method!r}; there are those by {there}",
+            field="method",
+            hint=f"compute them with `kcircuits run --method {method}`",
+        )
+    return chosen[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +105,14 @@ class Run:
 
     @property
     def method(self) -> str:
-        """Name of the attribution method."""
+        """Name of the method that found the circuits."""
         return str(self.request.settings["method"])
+
+    @property
+    def beside(self) -> tuple["Run", ...]:
+        """The same run by its other requests, the latest first."""
+        others = (r for r in reversed(self.record.requests) if r.id != self.request.id)
+        return tuple(replace(self, request=request) for request in others)
 
     @property
     def fraction(self) -> float:
@@ -238,11 +257,14 @@ class Run:
         """Writes the report of the run, one self-contained HTML page.
 
         Args:
-            path: The file; default ``figures/report.html`` in the run folder.
+            path: The file; default ``figures/report.html`` in the run folder, with the method's
+                name in it where the run opens with other results.
         """
         from kcircuits.study.report import report_page  # imports this module's Run
 
-        file = self.path / "figures" / "report.html" if path is None else Path(path)
+        is_main = self.request.id == self.record.requests[-1].id
+        name = "report.html" if is_main else f"report-{self.method}.html"
+        file = self.path / "figures" / name if path is None else Path(path)
         write_atomic(file, report_page(self))
         return file
 

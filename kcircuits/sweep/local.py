@@ -59,6 +59,7 @@ def run_local(
     compute: Compute,
     *,
     hash_of: Callable[[Checkpoint], str] = checkpoint_hash,
+    is_main: bool = True,
     wait_s: float = 0.0,
     show_progress: bool = False,
     on_failure: Callable[[str, KCircuitsError], object] = lambda *_: None,
@@ -70,6 +71,8 @@ def run_local(
         folder: The run folder; made if absent.
         compute: Models and numbers; used only where something is due.
         hash_of: Hash of a checkpoint as it is on disk now; CheckpointError if not whole.
+        is_main: These are the results that the run opens with from now on; else they lie beside
+            those that it opens with.
         wait_s: How long to wait for another writer, in seconds.
         show_progress: A bar on stderr with rate and time left.
         on_failure: Called with the id of each checkpoint that could not be computed, and why.
@@ -82,7 +85,7 @@ def run_local(
     store = Store(folder / "store")
     with store.writing(wait_s=wait_s):
         clear_leftovers(folder, RUN_FILE)
-        sweep = _Sweep(request, folder, store, compute, hash_of, on_failure)
+        sweep = _Sweep(request, folder, store, compute, hash_of, is_main, on_failure)
         sweep.run(show_progress)
         return sweep.result
 
@@ -97,11 +100,12 @@ class _Sweep:
         store: Store,
         compute: Compute,
         hash_of: Callable[[Checkpoint], str],
+        is_main: bool,
         on_failure: Callable[[str, KCircuitsError], object],
     ) -> None:
         self.request, self.folder, self.store = request, folder, store
         self.compute, self.hash_of = compute, hash_of
-        self.on_failure = on_failure
+        self.is_main, self.on_failure = is_main, on_failure
         self.loaded: Loaded | None = None
         self.result = SweepResult(n_cells=len(request.facts) * len(request.checkpoints))
         self.run_record = (
@@ -253,12 +257,12 @@ class _Sweep:
         return [facts[fact_id] for fact_id in batch.fact_ids]
 
     def _write_record(self) -> None:
-        """Makes this the latest request of the run.
+        """Puts this request into the run's record, as the one that is opened if it is main.
 
         Not before a checkpoint was found to fit: a request that cannot be meant must not hide
         the results of the one before.
         """
-        record = self.run_record.with_request(self.record)
+        record = self.run_record.with_request(self.record, is_main=self.is_main)
         if record != self.run_record:
             self.run_record = record
             write_run_record(self.folder, record)

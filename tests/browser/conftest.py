@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from kcircuits.io.store import Store
 from kcircuits.study.run import Run, open_run
 
 TOPOLOGY = Topology(n_layers=4, n_heads=3)
-SETTINGS = {"method": "eap-ig-inputs", "params": {"ig_steps": 5}, "fraction": 0.1}
+SETTINGS = {"method": "eap-ig-inputs", "params": {"ig_steps": 5}}
 N_PROMPTS = 8
 CHROMIUM_ARGS = [
     "--headless",
@@ -58,6 +59,28 @@ def make_fact(name: str, i: int) -> Fact:
     )  # fmt: skip
 
 
+def gate_cell(request: RequestRecord, record: FactRecord, n_edges: int) -> Cell:
+    """Gates of one fact, near 1 on some edges and near 0 on the others."""
+    rng = np.random.default_rng(len(record.id) + ord(record.id[-1]))
+    topology, checkpoint = request.topology, request.checkpoints[-1]
+    key = request.key(checkpoint, record)
+    assert topology is not None
+    assert key is not None
+    gates = rng.beta(0.3, 0.6, size=(1, *topology.edge_mask.shape)) * topology.edge_mask
+    gates = gates.astype(np.float32)
+    candidates = candidate_edges(gates, topology, n_edges).astype(np.int32)
+    return Cell(
+        key=key, checkpoint=checkpoint.content_hash or "", fact_id=record.id,
+        fact_hash=record.hash, topology=topology, n_edges=n_edges,
+        provenance=Provenance(
+            method="edge-pruning", params={"folds": 1, "n_folds": 1}, is_importance=True
+        ),
+        candidates=candidates, prompt_idx=np.zeros(1, dtype=np.int32),
+        prompt_scores=gates.reshape(1, -1)[:, candidates], is_known=True,
+        values={"faithfulness": 0.91, "hit_at_10": 1.0, "target_rank": 1.5},
+    )  # fmt: skip
+
+
 def make_run(
     folder: Path,
     *,
@@ -67,11 +90,13 @@ def make_run(
     topology: Topology = TOPOLOGY,
     name: str = "demo",
     missing: frozenset[tuple[str, int]] = frozenset(),
+    fraction: float = 0.1,
+    pruned: tuple[str, ...] = (),
 ) -> Run:
-    """A run whose circuits drift a little from epoch to epoch."""
+    """A run whose circuits drift a little from epoch to epoch; gates beside them, for some."""
     rng = np.random.default_rng(7)
     facts = [make_fact(fact_id, i) for i, fact_id in enumerate(fact_ids)]
-    n_edges = int(0.1 * topology.n_edges)
+    n_edges = int(fraction * topology.n_edges)
     records = [FactRecord(fact=f, hash=f.content_hash, tokens=f"t{i}") for i, f in enumerate(facts)]
     checkpoints = [
         CheckpointRecord(
@@ -81,11 +106,20 @@ def make_run(
         for e in range(n_epochs)
     ]  # fmt: skip
     request = RequestRecord(
-        settings=SETTINGS, batch_size=8, topology=topology, n_edges=n_edges,
-        facts=tuple(records), checkpoints=tuple(checkpoints), batches=(tuple(fact_ids),),
+        settings={**SETTINGS, "fraction": fraction}, batch_size=8, topology=topology,
+        n_edges=n_edges, facts=tuple(records), checkpoints=tuple(checkpoints),
+        batches=(tuple(fact_ids),),
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    write_run_record(folder, RunRecord(run=name, manifest="m.yaml", requests=(request,)))
+    requests, side = (request,), None
+    if pruned:
+        side = replace(
+            request,
+            settings={**request.settings, "method": "edge-pruning", "params": {"folds": 1}},
+            facts=tuple(r for r in records if r.id in pruned), checkpoints=checkpoints[-1:],
+        )  # fmt: skip
+        requests = (side, request)
+    write_run_record(folder, RunRecord(run=name, manifest="m.yaml", requests=requests))
     store = Store(folder / "store")
     shape = topology.edge_mask.shape
     base = rng.normal(size=(len(facts), *shape)) * np.exp(1.2 * rng.normal(size=shape))
@@ -118,6 +152,9 @@ def make_run(
             )  # fmt: skip
         if cells:
             store.commit(hashlib.sha256(f"batch {e}".encode()).hexdigest(), cells)
+    if side is not None:
+        cells = [gate_cell(side, record, n_edges) for record in side.facts]
+        store.commit(hashlib.sha256(b"gates").hexdigest(), cells)
     if has_probes:
         probes = [
             {"checkpoint": f"ep{e}", "epoch": e, "fact": f, "prompt_idx": p, "known": i < 2 * e,

@@ -10,9 +10,11 @@ from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.plots.circuit import circuit_figure, circuit_table, kinds_of
 from kcircuits.plots.page import render_page, table_block
+from kcircuits.study.beside import circuit_edges
 from kcircuits.study.diff_page import diff_page
 from kcircuits.study.report import report_page
 from kcircuits.study.results import epoch_overlap, read_results
+from kcircuits.study.run import open_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -89,6 +91,70 @@ def test_edge_slider_and_table(open_page, run, report):
     first = page.locator("#circuit-edges tr").first.locator("td").all_inner_texts()
     assert first[1] == run.topology.edge_name(u, v).replace("->", " → ")
     assert float(first[2].replace("−", "-")) == float(f"{scores[strongest]:.4g}")
+
+
+@pytest.fixture(scope="module")
+def pruned(new_run):
+    return new_run(pruned=("fact-1", "fact-4"), fraction=0.4)
+
+
+def test_methods_stand_beside_each_other(open_page, pruned):
+    """Both circuits of a fact, coloured by what they share, with their numbers."""
+    page = open_page(report_page(pruned))
+    assert page.locator("#beside h3").all_inner_texts() == ["eap-ig-inputs", "edge-pruning"]
+    options = page.locator("#beside-fact option").all_inner_texts()
+    assert [text.split(" · ")[0] for text in options] == ["fact-1", "fact-4"]
+    page.locator("#beside-fact").select_option(index=1)
+    page.locator("#beside-count").fill(page.locator("#beside-count").get_attribute("max"))
+    gates = open_run(pruned.path, method="edge-pruning").cells("ep2", ["fact-4"])[0]
+    cells = [pruned.cells("ep2", ["fact-4"])[0], gates]
+    circuits = [set(circuit_edges(cell).tolist()) for cell in cells]
+    both = circuits[0] & circuits[1]
+    assert 0 < len(both) < min(map(len, circuits))
+    for i, (cell, circuit) in enumerate(zip(cells, circuits, strict=True)):
+        traces = page.evaluate(TRACES, f"beside-plot-{i}")
+        counts = {trace["name"]: 0 for trace in traces[1:-2]}
+        for trace in traces[1:-2]:
+            counts[trace["name"]] += sum(x is not None for x in trace["x"]) // 3
+        assert counts == {
+            "only in this circuit": len(circuit - both),
+            "also in another circuit shown": len(both),
+        }
+        shown = page.locator("#beside .stats").nth(i).inner_text().split("\n")
+        assert dict(zip(shown[::2], shown[1::2], strict=True)) == {
+            "edges": str(len(circuit)),
+            "faithfulness": f"{cell.values['faithfulness']:.2f}",
+            "Hit@10": "1.00",
+        }
+        name = ["score", "probability that the edge is kept"][i]
+        assert f"<br>{name} %{{customdata[1]" in traces[-1]["hovertemplate"]
+    rows = [
+        line.locator("td").all_inner_texts()
+        for line in page.locator("#methods-table tbody tr").all()
+    ]
+    assert [row[:2] for row in rows] == [
+        [fact, method]
+        for fact in ("fact-1", "fact-4")
+        for method in ("eap-ig-inputs", "edge-pruning")
+    ]
+    jaccard = len(both) / len(circuits[0] | circuits[1])
+    shares = [len(circuit) / pruned.topology.n_edges for circuit in circuits]
+    product = shares[0] * shares[1]
+    chance = f"{product / (sum(shares) - product):.3f}"
+    assert rows[3][3:] == [str(len(circuits[1])), "0.91", "1.00", "1.5", f"{jaccard:.2f}", chance]
+    assert rows[2][-2:] == ["–", "–"]
+
+
+def test_the_edge_count_holds_for_all_methods(open_page, pruned):
+    page = open_page(report_page(pruned))
+    page.locator("#beside-count").fill("11")
+    assert page.locator("#beside-count-text").inner_text() == "Strongest 11 edges"
+    for i in range(2):
+        assert len(page.evaluate(TRACES, f"beside-plot-{i}")[-1]["x"]) == 11
+
+
+def test_one_method_alone_has_nothing_beside_it(open_page, report):
+    assert open_page(report).locator("#beside, #methods").count() == 0
 
 
 def test_selectors_work_by_keyboard(open_page, report):
@@ -194,8 +260,8 @@ def test_diff_page_shows_the_rows(open_page, run):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_fits_its_width(open_page, report, width):
-    page = open_page(report, width=width, height=844)
+def test_page_fits_its_width(open_page, pruned, width):
+    page = open_page(report_page(pruned), width=width, height=844)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     axes = page.evaluate("document.getElementById('circuit-plot').layout")
     upwards, sideways = ("yaxis", "xaxis") if width < 700 else ("xaxis", "yaxis")

@@ -208,3 +208,38 @@ def test_a_parameter_that_the_method_lacks_is_refused(
     assert "steps = 3 is no parameter of eap" in capsys.readouterr().err
     assert main(["run", "--param", "steps", *where]) != 0
     assert "expected NAME=VALUE" in capsys.readouterr().err
+
+
+def test_verbs_read_the_results_of_a_method(
+    study: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a run with several methods each verb reads the latest, or the one that is named."""
+    where = ["--manifest", str(study / "checkpoints_manifest.yaml"), "--run", str(tmp_path)]
+    for method, facts in (("eap", "f0,f1,f2"), ("relp", "f1")):
+        asked = ["--method", method, "--facts", facts, "--n-edges", "30"]
+        assert main(["run", "--quiet", *asked, *where]) == 0
+
+    def told(*args: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main([*args, *where, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert told("diff", "ep0", "ep1")["method"] == "relp"
+    assert told("diff", "ep0", "ep1", "--method", "eap")["method"] == "eap"
+    status = told("status")
+    assert (status["method"], len(status["beside"])) == ("relp", 1)
+    assert {k: status["beside"][0][k] for k in ("method", "facts", "done")} == {
+        "method": "eap", "facts": 3, "done": 6,
+    }  # fmt: skip
+    assert told("status", "--method", "eap")["epochs"][0]["done"] == 3
+    assert main(["status", *where]) == 0
+    assert "beside: eap, 30 edges, 6 of 6 cells" in capsys.readouterr().out
+    out = tmp_path / "files"
+    export = ["--epoch", "ep0", "--out", str(out), "--d-model", "16"]
+    assert len(told("export", "eap-ig", "--method", "eap", *export)["files"]) == 3
+    assert told("report")["path"] == str(tmp_path / "figures" / "report.html")
+    assert told("report", "--method", "eap")["path"].endswith("report-eap.html")
+    assert main(["diff", "ep0", "ep1", "--method", "gim", *where]) == 2
+    assert "no results by 'gim'; there are those by relp, eap" in capsys.readouterr().err

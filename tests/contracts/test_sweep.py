@@ -220,6 +220,39 @@ def test_other_settings_are_kept_apart(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").cells("ep0")[0].n_edges == 4
 
 
+def test_results_beside_the_main_ones_do_not_hide_them(tmp_path: Path) -> None:
+    """A side request is found by its method; the main one is what a run opens with."""
+    main = fake.make_request(tmp_path)
+    side = replace(
+        main, settings=make_settings("eap", n_edges=3), facts=main.facts[1:3],
+        checkpoints=main.checkpoints[1:],
+    )  # fmt: skip
+    folder = tmp_path / "run"
+
+    def compute(request, *, is_main):
+        compute = fake.FakeCompute()
+        return run_local(request, folder, compute, hash_of=fake.hash_of, is_main=is_main)
+
+    sweep(tmp_path, main)
+    assert compute(side, is_main=False).n_computed == 2
+    run = open_run(folder)
+    assert (run.method, run.fact_ids) == ("eap-ig-inputs", ("f0", "f1", "f2", "f3", "f4"))
+    (beside,) = run.beside
+    assert beside == open_run(folder, method="eap")
+    assert (beside.n_edges, beside.fact_ids, beside.epochs) == (3, ("f1", "f2"), ("ep1",))
+    assert [cell.fact_id for cell in beside.cells("ep1")] == ["f1", "f2"]
+    more = replace(side, facts=main.facts[1:4])
+    assert compute(more, is_main=False).n_done == 3
+    assert open_run(folder).method == "eap-ig-inputs"
+    assert len(open_run(folder, method="eap").cells("ep1")) == 3
+    assert compute(side, is_main=True).n_computed == 0
+    assert open_run(folder).method == "eap"
+    assert compute(side, is_main=False).n_computed == 0
+    assert open_run(folder).method == "eap"
+    with pytest.raises(UsageError, match="no results by 'relp'; there are those by eap, eap-ig"):
+        open_run(folder, method="relp")
+
+
 def test_changed_fact_is_computed_anew(tmp_path: Path) -> None:
     request = fake.make_request(tmp_path)
     sweep(tmp_path, request)
