@@ -5,9 +5,10 @@ can be given as ``KCIRCUITS_SOME_OPTION``.
 """
 
 import argparse
+import json
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -150,3 +151,19 @@ def run_of(args: argparse.Namespace) -> "Run":
     from kcircuits.study.run import open_run
 
     return open_run(run_dir_of(args), method=args.method)
+
+
+def parse_params(given: Iterable[str]) -> dict[str, Any]:
+    """Parameters of a method from ``NAME=VALUE``; values read as JSON where they are, else text."""
+    params: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(
+                f"--param is {text!r}; expected NAME=VALUE", field="param", hint="e.g. steps=200"
+            )
+        try:
+            params[name] = json.loads(value)
+        except ValueError:
+            params[name] = value
+    return params

@@ -1,13 +1,12 @@
 """``kcircuits run``: computes what the results lack, at every epoch and for every fact."""
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kcircuits.cli.options import add_memory, common, manifest_of, run_dir_of
+from kcircuits.cli.options import add_memory, common, manifest_of, parse_params, run_dir_of
 from kcircuits.cli.output import print_error, print_json, print_table, printable
 from kcircuits.core.ablation import DEFAULT_ABLATION
 from kcircuits.discovery import DEFAULT_METHOD, METHODS
@@ -115,17 +114,7 @@ def run(args: argparse.Namespace) -> int:
 def _params(args: argparse.Namespace) -> dict[str, Any]:
     """The method's parameters; values read as JSON where they are, else as text."""
     params = {"metric": args.metric, "ig_steps": args.ig_steps, "ig_grid": args.ig_grid}
-    for given in args.param:
-        name, equals, value = given.partition("=")
-        if not equals or not name:
-            raise UsageError(
-                f"--param is {given!r}; expected NAME=VALUE", field="param", hint="e.g. steps=200"
-            )
-        try:
-            params[name] = json.loads(value)
-        except ValueError:
-            params[name] = value
-    return params
+    return params | parse_params(args.param)
 
 
 def _request(args: argparse.Namespace) -> Request:

@@ -1,0 +1,305 @@
+"""A comparison of methods: its files, its table, its page.
+
+A folder holds one JSON file per method, written when the method is done, so that a comparison
+which was stopped goes on, and one method can be compared anew; table and page come from these
+files alone.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kcircuits import __version__
+from kcircuits.core.batch import PromptBatch
+from kcircuits.core.bootstrap import bootstrap_mean
+from kcircuits.core.curve import FULL_SPAN, FaithfulnessCurve
+from kcircuits.core.facts import Fact
+from kcircuits.discovery.registry import DEFAULT_METHOD
+from kcircuits.errors import UsageError
+from kcircuits.io.atomic import make_folder, write_atomic
+from kcircuits.lab.comparison import HALF_SIZE, TRAINED_SIZES, Compared, Progress, compare_method
+from kcircuits.plots.comparison import CURVES, curve_figure, time_figure
+from kcircuits.plots.page import figure_block, render_page, table_block
+
+Row = dict[str, Any]
+PAGE, TABLE = "comparison.html", "comparison.json"
+_SCHEMA = "kcircuits.compared-method/1"
+# Part of the curve that methods which are trained for sizes have.
+TRAINED_SPAN = (TRAINED_SIZES[0], TRAINED_SIZES[-1])
+
+
+class Comparison:
+    """Methods that were compared on the same facts.
+
+    Args:
+        about: Model and facts.
+        compared: What each method found.
+        subjects: Subject of each fact, drawn whole for intervals over facts.
+    """
+
+    def __init__(
+        self, about: Mapping[str, Any], compared: Sequence[Compared], subjects: Sequence[str]
+    ) -> None:
+        self.about, self.compared, self.subjects = about, list(compared), list(subjects)
+
+    def rows(self) -> list[Row]:
+        """The table, a row for each method, None where a method has no such circuits.
+
+        Columns: ``method``; ``cpr`` and ``cmd``, areas over all sizes, and ``cmd_trained``, CMD
+        over ``TRAINED_SPAN`` divided by its width (mean |1 - F|), each the mean over facts with
+        ``_low`` and ``_high`` of its interval; ``cmd_set``, CMD of the ratio of means;
+        ``size_at_90``, median over facts of the smallest share of edges that reaches F = 0.9;
+        ``cpu_seconds_per_fact``; ``half_overlap``, mean over facts.
+        """
+        return [self._row(each) for each in self.compared]
+
+    def curve_rows(self) -> list[Row]:
+        """A row for each method and size: ``faithfulness`` and ``distance``, means over facts."""
+        return [
+            {
+                "method": each.method,
+                "size": float(size),
+                "n_edges": float(each.by_size.n_edges[:, i].mean()),
+                "faithfulness": float(np.nanmean(each.by_size.faithfulness[:, i])),
+                "distance": float(np.nanmean(np.abs(1 - each.by_size.faithfulness[:, i]))),
+            }
+            for each in self.compared
+            for i, size in enumerate(each.by_size.sizes)
+        ]
+
+    def wins(self, method: str, other: str) -> Row:
+        """Two methods fact by fact: mean |1 - F| over the ``TRAINED_SIZES`` that both have.
+
+        Returns:
+            ``better``: facts where ``method`` is closer to the model, of ``facts``; ``difference``
+            of the means (negative: ``method`` is closer) with its interval over subjects.
+        """
+        first, second = self._distances(method, other)
+        kept = ~np.isnan(first - second)
+        interval = bootstrap_mean(first - second, np.array(self.subjects), seed=0)
+        return {
+            "method": method,
+            "other": other,
+            "better": int((first < second)[kept].sum()),
+            "facts": int(kept.sum()),
+            "difference": float(interval.estimate),
+            "low": float(interval.low),
+            "high": float(interval.high),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Table and curves as plain values."""
+        content = {**self.about, "rows": self.rows(), "curves": self.curve_rows()}
+        names = [each.method for each in self.compared]
+        if DEFAULT_METHOD in names:
+            others = [name for name in names if name != DEFAULT_METHOD]
+            content["against_default"] = [self.wins(name, DEFAULT_METHOD) for name in others]
+        return content
+
+    def page(self) -> str:
+        """The comparison as one self-contained HTML text."""
+        rows, curves = self.rows(), self.curve_rows()
+        details = [
+            {"label": label, "values": [{"t": str(value)}]} for label, value in self.about.items()
+        ]
+        by_label = {
+            label: curve_figure(curves, column, title) for label, (column, title) in CURVES.items()
+        }
+        low, high = (f"{100 * size:g}" for size in TRAINED_SPAN)
+        blocks = [
+            table_block("methods", "Methods", _COLUMNS, [_cells(row) for row in rows], _CAPTION),
+            figure_block(
+                "curves",
+                "Faithfulness over size",
+                by_label,
+                "Circuits found on discovery prompts, judged on other prompts of the same facts. "
+                "F = 1 is what the full model does, F = 0 what it does with every edge ablated.",
+            ),
+            figure_block(
+                "time",
+                "Faithfulness against time",
+                {
+                    f"{low} to {high} % of edges": time_figure(
+                        rows, "cmd_trained", f"mean |1 − F|, {low} to {high} % of edges"
+                    ),
+                    "all sizes": time_figure(rows, "cmd", "CMD"),
+                },
+                "Left and low is better. Bars: 95% bootstrap intervals over subjects.",
+            ),
+        ]
+        return render_page(
+            kind="Method comparison", title=str(self.about["model"]), details=details, blocks=blocks
+        )
+
+    def _named(self, method: str) -> Compared:
+        return next(each for each in self.compared if each.method == method)
+
+    def _row(self, each: Compared) -> Row:
+        clusters = np.array(self.subjects)
+        n_facts = len(self.subjects)
+        areas: Row = {}
+        full = part = positive = None
+        if _spans(each.by_size, FULL_SPAN):
+            full = each.by_size.set_intervals(clusters, seed=0)
+        if _spans(each.by_size, TRAINED_SPAN):
+            part = each.by_size.set_intervals(clusters, seed=0, span=TRAINED_SPAN)
+        if each.by_importance is not None:
+            positive = each.by_importance.set_intervals(clusters, seed=0)
+        for name, intervals in (("cpr", positive), ("cmd", full)):
+            areas |= _interval(name, intervals and intervals[f"{name}_mean_over_facts"])
+        width = TRAINED_SPAN[1] - TRAINED_SPAN[0]
+        areas |= _interval("cmd_trained", part and part["cmd_mean_over_facts"], width)
+        sizes = each.by_size.size_at(0.9)
+        return {
+            "method": each.method,
+            **areas,
+            "cmd_set": full and float(full["cmd_ratio_of_means"].estimate),
+            "size_at_90": _finite(np.median(sizes[~np.isnan(sizes)])),
+            "cpu_seconds_per_fact": each.cpu_seconds / n_facts,
+            "half_overlap": float(each.half_overlap.mean()),
+        }
+
+    def _distances(self, *methods: str) -> list[np.ndarray]:
+        """Mean |1 - F| of each fact over the trained sizes that all of the methods have."""
+        curves = [self._named(method).by_size for method in methods]
+        shared = [
+            size
+            for size in TRAINED_SIZES
+            if all(np.isclose(curve.sizes, size, rtol=1e-9).any() for curve in curves)
+        ]
+        chosen = [np.isclose(c.sizes[:, None], shared, rtol=1e-9).any(1) for c in curves]
+        return [
+            np.abs(1 - curve.faithfulness[:, columns]).mean(1)
+            for curve, columns in zip(curves, chosen, strict=True)
+        ]
+
+
+def run_comparison(
+    model: Any,
+    batch: PromptBatch,
+    facts: Sequence[Fact],
+    methods: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    *,
+    trained_sizes: Sequence[float] = TRAINED_SIZES,
+    memory: str | int = "1GiB",
+    progress: Callable[[str], Progress] | None = None,
+) -> Comparison:
+    """Compares methods and writes table and page; methods that the folder has are not run again.
+
+    Args:
+        model: From ``load_model``.
+        batch: Prompts of the facts.
+        facts: Facts that the model knows.
+        methods: Parameters of each method.
+        folder: Where to write.
+        trained_sizes: Sizes of methods that are trained for a size.
+        memory: As in ``attribute``.
+        progress: From the name of a method to whom to tell what is done.
+
+    Raises:
+        UsageError: A method or parameter that cannot be meant, or a folder with a comparison of
+            another model or other facts.
+    """
+    make_folder(folder)
+    about = {
+        "model": model.source.path.name,
+        "checkpoint": model.content_hash,
+        "facts": len(facts),
+        "prompts": f"{len(batch.with_use('discovery'))} to find, "
+        f"{len(batch.with_use('evaluation'))} to judge",
+        "edges": model.topology.n_edges,
+    }
+    subjects = [fact.subject for fact in facts]
+    found = []
+    for name, params in methods.items():
+        file = folder / f"{name}.json"
+        identity = {
+            "schema": _SCHEMA,
+            **about,
+            "fact_ids": [fact.id for fact in facts],
+            "given": dict(params),
+        }
+        each = _stored(file, identity)
+        if each is None:
+            told = progress(name) if progress else None
+            each = compare_method(
+                model,
+                batch,
+                name,
+                params=params,
+                trained_sizes=trained_sizes,
+                memory=memory,
+                progress=told,
+            )
+            content = {**identity, "version": __version__, **each.to_json()}
+            write_atomic(file, json.dumps(content, indent=1) + "\n")
+        found.append(each)
+    comparison = Comparison(about, found, subjects)
+    write_atomic(folder / TABLE, json.dumps(comparison.to_json(), indent=1) + "\n")
+    write_atomic(folder / PAGE, comparison.page())
+    return comparison
+
+
+def _stored(file: Path, identity: Mapping[str, Any]) -> Compared | None:
+    """What the folder has of a method; UsageError where it is about something else."""
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in identity.items():
+        if content.get(name) != value:
+            raise UsageError(
+                f"{file} has another {name}",
+                field=name,
+                hint="give another folder, or delete the file to compare the method anew",
+            )
+    return Compared.from_json(content)
+
+
+def _spans(curve: FaithfulnessCurve, span: tuple[float, float]) -> bool:
+    return all(np.isclose(curve.sizes, size, rtol=1e-9).any() for size in span)
+
+
+def _interval(name: str, interval: Any, width: float = 1.0) -> Row:
+    ends = {"": "estimate", "_low": "low", "_high": "high"}
+    return {
+        name + end: None if interval is None else float(getattr(interval, part)) / width
+        for end, part in ends.items()
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+_COLUMNS: tuple[Mapping[str, Any], ...] = (
+    {"label": "method", "kind": "text"},
+    {"label": "CPR", "kind": "number", "digits": 3},
+    {"label": "CMD", "kind": "number", "digits": 3},
+    {"label": "|1 − F|, .5 to 5 %", "kind": "number", "digits": 3},
+    {"label": "size at F = .9, %", "kind": "number", "digits": 2},
+    {"label": "CPU s per fact", "kind": "number", "digits": 1},
+    {"label": "two-half overlap", "kind": "number", "digits": 3},
+)
+_CAPTION = (
+    "CPR: area under F, circuits by signed importance, higher is better. CMD: area under |1 − F|, "
+    "circuits by |score|, lower is better; |1 − F| is its mean over the sizes that trained methods "
+    f"have. Means over facts. Two-half overlap: circuits of {100 * HALF_SIZE:g} % of the edges "
+    "from the even and the odd discovery prompts."
+)
+
+
+def _cells(row: Row) -> list[Any]:
+    size = row["size_at_90"]
+    return [
+        row["method"],
+        row["cpr"],
+        row["cmd"],
+        row["cmd_trained"],
+        None if size is None else 100 * size,
+        row["cpu_seconds_per_fact"],
+        row["half_overlap"],
+    ]
