@@ -36,7 +36,7 @@ from kcircuits.models.parity import (
     BOUNDS,
     ProbeLogits,
     check_parity,
-    logits_of,
+    probe_logits,
     probe_tokens,
 )
 from kcircuits.models.quiet import quiet
@@ -216,16 +216,16 @@ def _load_hooked(
         check_base(files, adapter)
         reference = with_adapter(reference, adapter, checkpoint)
     with double_throughout(exact):
-        expected = logits_of(reference.to(device), tokens)
+        expected = probe_logits(reference.to(device), tokens)
         hooked = wrap(family, reference if adapter is None else merged(reference))
         del reference
-        check_parity(logits_of(hooked, tokens), expected, exact, where)
+        check_parity(probe_logits(hooked, tokens), expected, exact, where)
     if dtype == torch.float64:
         set_rotary_tables(hooked, torch.float32)
-        check_parity(logits_of(hooked, tokens), expected, torch.float32, where)
+        check_parity(probe_logits(hooked, tokens), expected, torch.float32, where)
     elif dtype != exact:
         hooked = rounded(hooked, dtype)
-        check_parity(logits_of(hooked, tokens), expected, dtype, where)
+        check_parity(probe_logits(hooked, tokens), expected, dtype, where)
     return hooked, ProbeLogits(tokens=tokens.to(device), last=expected[:, -1])
 
 

@@ -49,12 +49,34 @@ def probe_tokens(fields: Mapping[str, Any]) -> Int[Tensor, "prompt pos"]:
     return rows % fields["d_vocab"]
 
 
-def logits_of(model: Any, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_vocab"]:
-    """Logits of a transformers, PEFT or HookedTransformer model, without gradients."""
-    with torch.no_grad():
-        device = next(model.parameters()).device
-        output = model(tokens.to(device))
+def logits_of(
+    model: Any, tokens: Int[Tensor, "prompt pos"], *, n_last: int | None = None
+) -> Float[Tensor, "prompt pos d_vocab"]:
+    """Logits of a transformers, PEFT or TransformerLens model, without gradients.
+
+    Args:
+        model: The model.
+        tokens: What it runs on.
+        n_last: Of how many positions at the end; default of all. A large vocabulary costs more
+            than the rest of a small model.
+    """
+    is_plain = hasattr(model, "get_output_embeddings")
+    unembedding = model.get_output_embeddings() if is_plain else model.unembed
+    first = 0 if n_last is None else max(0, tokens.shape[1] - n_last)
+    handle = unembedding.register_forward_pre_hook(lambda _, given: (given[0][:, first:],))
+    try:
+        with torch.no_grad():
+            output = model(tokens.to(next(model.parameters()).device))
+    finally:
+        handle.remove()
     return output if isinstance(output, Tensor) else output.logits
+
+
+def probe_logits(
+    model: Any, tokens: Int[Tensor, "prompt pos"]
+) -> Float[Tensor, "prompt pos d_vocab"]:
+    """``logits_of`` the last positions of the probe: all, but where it crosses a window."""
+    return logits_of(model, tokens, n_last=_N_POS)
 
 
 def check_parity(
