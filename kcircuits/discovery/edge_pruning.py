@@ -19,9 +19,9 @@ def _train(
     n_edges: int,
     params: Mapping[str, Any],
     memory: int,
-    progress: Callable[[float], object],
+    progress: Callable[[float, str], object],
 ) -> EdgeScores:
-    from kcircuits.discovery.prune import prune_folds
+    from kcircuits.discovery.prune import prune_folds, step_text
     from kcircuits.discovery.pruning import Recipe
 
     recipe = Recipe(steps=params["steps"], lr=params["lr"], seed=params["seed"])
@@ -36,7 +36,7 @@ def _train(
         ablation=params.get("ablation", DEFAULT_ABLATION),
         memory=memory,
         recipe=recipe,
-        progress=lambda step, *_: progress(step / recipe.steps),
+        progress=lambda step: progress(step.number / step.n_steps, step_text(step)),
     )
 
 
@@ -62,7 +62,7 @@ edge_pruning = Method(
     name="edge-pruning",
     train=_train,
     defaults={
-        "steps": 300,
+        "steps": 60,
         "lr": 0.15,
         "candidates": 0.1,
         "loss": "kl",

@@ -16,8 +16,6 @@ from torch import Tensor
 
 TEMPERATURE = 2 / 3
 STRETCH, LOWER = 1.2, -0.1
-# Beyond it a gate is 0 or 1 but for one draw in ten thousand.
-LARGEST = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +53,21 @@ def move_to_count(
 ) -> Float[Tensor, "fact edge"]:
     """Moves all gates of a fact by one amount, so that their expected number is ``n_edges``.
 
-    The amount is the Lagrange multiplier of the constraint, solved for instead of ascended.
+    The amount is the Lagrange multiplier of the constraint, solved for instead of ascended. Nothing
+    is cut off at either end, so that gates keep their order on the way up and down.
     """
-    low = torch.full_like(log_alpha[:, :1], -4 * LARGEST)
-    high = -low
-    for _ in range(50):
+    low = log_alpha.amin(1, keepdim=True) - _REACH
+    high = log_alpha.amax(1, keepdim=True) + _REACH
+    for _ in range(32):
         middle = (low + high) / 2
-        moved = (log_alpha - middle).clamp(-LARGEST, LARGEST)
-        is_above = expected(moved).sum(1, keepdim=True) > n_edges
+        is_above = expected(log_alpha - middle).sum(1, keepdim=True) > n_edges
         low, high = torch.where(is_above, middle, low), torch.where(is_above, high, middle)
-    return (log_alpha - (low + high) / 2).clamp(-LARGEST, LARGEST)
+    return log_alpha - (low + high) / 2
 
 
 # Points of the table of means, and of the quadrature over u behind each.
-_N_POINTS, _N_DRAWS, _REACH = 4001, 4096, 2 * LARGEST
+# Beyond the reach a gate is 0 or 1 but for one draw in a hundred million.
+_N_POINTS, _N_DRAWS, _REACH = 4001, 4096, 20.0
 
 
 @cache

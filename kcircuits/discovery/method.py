@@ -14,10 +14,10 @@ from kcircuits.core.scores import EdgeScores
 from kcircuits.engine.annotations import Question, Tensor, TokenRows, TransformerWeights
 
 Score = Callable[[TransformerWeights, TokenRows, Question, Mapping[str, Any]], Tensor]
-# (model, prompts, number of edges, params, bytes of memory, told the share done) -> a row per fact
-# and fold. ``params`` are the method's own, the metric and the ablation.
+# (model, prompts, number of edges, params, bytes of memory, told the share done and how it goes)
+# -> a row per fact and fold. ``params`` are the method's own, the metric and the ablation.
 Train = Callable[
-    [Any, PromptBatch, int, Mapping[str, Any], int, Callable[[float], object]], EdgeScores
+    [Any, PromptBatch, int, Mapping[str, Any], int, Callable[[float, str], object]], EdgeScores
 ]
 
 

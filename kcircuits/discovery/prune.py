@@ -1,6 +1,7 @@
 """``kcircuits.prune``: circuits by edge pruning, one per fact or one for all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm import tqdm
 
 from kcircuits.core.ablation import Ablation, require_ablation
 from kcircuits.core.batch import PromptBatch
@@ -19,8 +21,14 @@ from kcircuits.core.scores import EdgeScores
 from kcircuits.core.topology import Topology
 from kcircuits.discovery.attribute import attribute
 from kcircuits.discovery.gate_runs import GateRuns, Loss, LossName
-from kcircuits.discovery.hard_concrete import expected
-from kcircuits.discovery.pruning import Recipe, Trained, gates_as_masks, train_gates
+from kcircuits.discovery.pruning import (
+    OnStep,
+    Recipe,
+    Step,
+    Trained,
+    gates_as_masks,
+    train_gates,
+)
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.engine.metrics import DEFAULT_METRIC, get_metric
 from kcircuits.engine.parity import checked_weights
@@ -46,7 +54,7 @@ def prune(
     joint: bool = False,
     recipe: Recipe | None = None,
     memory: str | int = DEFAULT_MEMORY,
-    progress: Callable[[int, float, float, int], object] | None = None,
+    progress: OnStep | None = None,
 ) -> Circuits:
     """Edge pruning down to one size. See ``prune_sizes`` for several sizes in one training.
 
@@ -64,8 +72,7 @@ def prune(
         joint: One circuit for all facts, as published, instead of one for each.
         recipe: How gates are trained.
         memory: Peak memory above the loaded model to stay within.
-        progress: Told after every step: step, mean loss, scheduled number of edges, facts still
-            in training.
+        progress: Told after every step; ``pruning_bar`` makes one that shows a bar.
 
     Returns:
         Circuits without dangling nodes. ``scores`` holds the gates' means, in [0, 1], unsigned,
@@ -106,9 +113,9 @@ def prune_sizes(
     joint: bool = False,
     recipe: Recipe | None = None,
     memory: str | int = DEFAULT_MEMORY,
-    progress: Callable[[int, float, float, int], object] | None = None,
+    progress: OnStep | None = None,
 ) -> list[Circuits]:
-    """Edge pruning at several sizes in one training: larger circuits are snapshots on the way.
+    """Edge pruning at several sizes in one training, from the largest down: a stage for each.
 
     Args:
         model: As in ``prune``.
@@ -216,10 +223,10 @@ def _cut(
         mask=prune_dangling(repeated(gates_as_masks(kept, flat, shape)) > 0, topology),
         topology=topology,
         fact_ids=fact_ids,
-        scores=repeated(gates_as_masks(expected(trained.log_alpha), flat, shape)),
+        scores=repeated(gates_as_masks(trained.gates, flat, shape)),
         n_selected=np.full(n_facts, size, dtype=np.int64),
         n_ties=repeated(n_ties),
-        n_expected=repeated(trained.n_expected),
+        n_expected=repeated(trained.gates.sum(1)),
         provenance=provenance,
     )
 
@@ -267,6 +274,28 @@ def prune_folds(
         prompt_idx=np.array([k for _, k in pairs], dtype=np.int64),
         provenance=replace(provenance, params={**provenance.params, "n_folds": n_folds}),
     )
+
+
+@contextmanager
+def pruning_bar() -> Iterator[OnStep]:
+    """A progress bar over training steps, with the loss and the number of edges.
+
+    Use it as ``with pruning_bar() as bar: prune(..., progress=bar)``.
+    """
+    with tqdm(unit="step", desc="pruning", dynamic_ncols=True) as bar:
+
+        def advance(step: Step) -> None:
+            bar.total = step.n_steps
+            bar.set_postfix_str(step_text(step), refresh=False)
+            bar.update(step.number - bar.n)
+
+        yield advance
+
+
+def step_text(step: Step) -> str:
+    """A step's numbers for a progress bar."""
+    facts = "1 fact" if step.n_facts == 1 else f"{step.n_facts} facts"
+    return f"loss {step.loss:.3f}, {step.n_edges:,.0f} edges, {facts}"
 
 
 def seed_overlap(first: Circuits, second: Circuits) -> dict[str, Any]:

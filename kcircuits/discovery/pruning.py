@@ -2,19 +2,22 @@
 
 Every fact has hard-concrete gates on its candidate edges. A step draws the gates, runs each fact's
 circuit on one of its prompts, and moves log alpha down the gradient of the loss plus multiplier
-times expected number of edges, each fact with its own multiplier. The wanted number falls from all
-candidates to the smallest size along a schedule, and circuits of larger sizes are read off on the
-way (snapshots). The multiplier is not ascended at some rate but solved for in every step, so the
-expected number is the scheduled one throughout.
+times expected number of edges, each fact with its own multiplier. The multiplier is not ascended at
+some rate but solved for in every step, so the expected number is the scheduled one throughout.
+
+The wanted number goes down a stair from all candidates, a stage for each size: there it falls at
+first and is held then. The circuit of a size is read off the gates as they were on average at the
+end of its stage, since single steps see one prompt and one draw.
 
 Source: Bhaskar, Wettig, Friedman, Chen 2024, arXiv 2406.16778. Deviations: gates on edges only (no
 node gates), per fact; warm start and candidates from attribution; solved multipliers; momentum
-with one scale per fact instead of AdamW.
+with one scale per fact instead of AdamW; averages over steps.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,8 +27,27 @@ from kcircuits.discovery.hard_concrete import expected, move_to_count, sample
 
 # Facts (indices), their gates [fact, edge] and the step -> losses [fact], gradients [fact, edge].
 Measure = Callable[[Int[Tensor, " fact"], Tensor, int], tuple[Tensor, Tensor]]
-# Told after every step: step, mean loss, scheduled number of edges, facts still in training.
-OnStep = Callable[[int, float, float, int], object]
+
+
+class Step(NamedTuple):
+    """What a training tells after every step.
+
+    Attributes:
+        number: Steps done, and
+        n_steps: steps in all.
+        loss: Mean over the facts of the loss of their drawn circuits.
+        n_edges: Wanted number of edges, the expected number of each fact.
+        n_facts: Facts still in training.
+    """
+
+    number: int
+    n_steps: int
+    loss: float
+    n_edges: float
+    n_facts: int
+
+
+OnStep = Callable[[Step], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,31 +55,33 @@ class Recipe:
     """How gates are trained.
 
     Attributes:
-        steps: Steps in all; fewer where every circuit has settled.
+        steps: Steps at each size; fewer at the last where every circuit has settled.
         lr: Move of a log alpha per step, at a gradient of the fact's root mean square.
-        warmup: Share of the steps in which the number of edges falls; then it is held.
+        warmup: Share of a stage's steps in which the number of edges falls; then it is held.
+        averaged: Share of a stage's steps, the last ones, that its circuit is the average of.
         spread: Log alpha of the best candidate at the start; the worst has its negative.
         seed: Of the draws.
     """
 
-    steps: int = 300
+    steps: int = 60
     lr: float = 0.15
-    warmup: float = 0.8
-    spread: float = 2.0
+    warmup: float = 1 / 3
+    averaged: float = 1 / 3
+    spread: float = 6.0
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Gates at one size.
+    """Gates at one size, on average over the last steps of its stage.
 
     Attributes:
-        log_alpha: Where the gates were when the expected number reached the size.
-        n_expected: Expected number of edges of each fact then.
+        log_alpha: Log alpha.
+        gates: Expected values of the gates.
     """
 
     log_alpha: Float[Tensor, "fact edge"]
-    n_expected: Float[Tensor, " fact"]
+    gates: Float[Tensor, "fact edge"]
 
 
 # Smoothing of gradients and of their squares.
@@ -92,28 +116,50 @@ def train_gates(
         on_step: Told after every step.
 
     Returns:
-        For each size the gates when it was reached, for the smallest at the end.
+        The gates at each size.
     """
-    start, stop = _START * n_candidates, float(min(sizes))
+    start, step = _START * n_candidates, 0
+    n_steps = recipe.steps * len(set(sizes))
     state = _State(keys, n_candidates, recipe, start)
     reached: dict[int, Trained] = {}
-    for step in range(1, recipe.steps + 1):
-        active = state.active
-        gates = sample(state.log_alpha[active], [state.generators[i] for i in active.tolist()])
-        losses, gradient = measure(active, gates.values, step - 1)
-        wanted = _scheduled(step, recipe, start, stop)
-        state.move(active, gradient * gates.slope, step, wanted)
-        for size in sizes:
-            if wanted <= size and (size not in reached or size == min(sizes)):
-                gates_now = state.log_alpha.clone()
-                reached[size] = Trained(log_alpha=gates_now, n_expected=expected(gates_now).sum(1))
-        if on_step is not None:
-            on_step(step, float(losses.mean()), wanted, len(active))
-        if wanted <= stop:
-            state.settle(active, int(stop))
-        if not len(state.active):
-            break
+    for size in sorted(set(sizes), reverse=True):
+        average = _Average(state.log_alpha)
+        for of_stage in range(1, recipe.steps + 1):
+            active, step = state.active, step + 1
+            gates = sample(state.log_alpha[active], [state.generators[i] for i in active.tolist()])
+            losses, gradient = measure(active, gates.values, step - 1)
+            wanted = _scheduled(of_stage, recipe, start, float(size))
+            state.move(active, gradient * gates.slope, step, wanted)
+            if of_stage > (1 - recipe.averaged) * recipe.steps or of_stage == recipe.steps:
+                average.add(active, state.log_alpha[active])
+            if on_step is not None:
+                on_step(Step(step, n_steps, float(losses.mean()), wanted, len(active)))
+            if size == min(sizes) and wanted <= size:
+                state.settle(active, size)
+            if not len(state.active):
+                break
+        reached[size], start = average.result(state.log_alpha), float(size)
     return reached
+
+
+class _Average:
+    """Means over steps, of each fact over those in which it was trained."""
+
+    def __init__(self, like: Float[Tensor, "fact edge"]) -> None:
+        self.log_alpha, self.gates = torch.zeros_like(like), torch.zeros_like(like)
+        self.count = like.new_zeros(len(like), 1)
+
+    def add(self, active: Int[Tensor, " fact"], log_alpha: Float[Tensor, "fact edge"]) -> None:
+        """One step of the facts that are in training."""
+        self.log_alpha[active] += log_alpha
+        self.gates[active] += expected(log_alpha)
+        self.count[active] += 1
+
+    def result(self, last: Float[Tensor, "fact edge"]) -> Trained:
+        """The means; where a fact left before, its last gates."""
+        missing = torch.nonzero(self.count[:, 0] == 0)[:, 0]
+        self.add(missing, last[missing])
+        return Trained(log_alpha=self.log_alpha / self.count, gates=self.gates / self.count)
 
 
 class _State:
@@ -163,9 +209,9 @@ def _seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8]) >> 1
 
 
-def _scheduled(step: int, recipe: Recipe, start: float, stop: float) -> float:
-    """The wanted number of edges: falls by equal factors, then stays."""
-    share = min(1.0, step / max(1.0, recipe.warmup * recipe.steps))
+def _scheduled(of_stage: int, recipe: Recipe, start: float, stop: float) -> float:
+    """The wanted number of edges in a stage: falls by equal factors, then stays."""
+    share = min(1.0, of_stage / max(1.0, recipe.warmup * recipe.steps))
     return stop if share == 1.0 else start * (stop / start) ** share
 
 

@@ -168,7 +168,7 @@ class _Run:
             n_edges,
             recipe=recipe,
             memory=self.memory,
-            progress=lambda step, *_: self.progress("training", step / recipe.steps),
+            progress=lambda step: self.progress("training", step.number / step.n_steps),
             **options,
         )
         seconds = time.process_time() - start
@@ -179,7 +179,7 @@ class _Run:
             n_folds=2,
             recipe=recipe,
             memory=self.memory,
-            progress=lambda step, *_: self.progress("training on halves", step / recipe.steps),
+            progress=lambda step: self.progress("training on halves", step.number / step.n_steps),
             **options,
         )
         halves = [_rows(folds, folds.prompt_idx == k) for k in range(2)]

@@ -236,7 +236,7 @@ def run_comparison(
                 progress=told,
             )
             content = {**identity, "version": __version__, **each.to_json()}
-            write_atomic(file, json.dumps(content, indent=1) + "\n")
+            write_atomic(file, json.dumps(content) + "\n")
         found.append(each)
     comparison = Comparison(about, found, subjects)
     write_atomic(folder / TABLE, json.dumps(comparison.to_json(), indent=1) + "\n")

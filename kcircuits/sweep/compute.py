@@ -48,6 +48,14 @@ class BatchResult:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
+class Advance(Protocol):
+    """Whom to tell of progress."""
+
+    def __call__(self, n_prompts: int, note: str = "", /) -> object:
+        """So many prompts more are done; a note says how it goes."""
+        ...
+
+
 class Compute(Protocol):
     """Models and numbers, as an executor sees them."""
 
@@ -60,7 +68,7 @@ class Compute(Protocol):
         ...
 
     def attribute(
-        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Advance
     ) -> BatchResult:
         """Scores, circuits at the budget and their evaluation; tells finished prompts."""
         ...
@@ -85,7 +93,7 @@ class LateCompute:
         return self._made.tokenize(loaded, facts)
 
     def attribute(
-        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Advance
     ) -> BatchResult:
         """See ``Compute``."""
         return self._made.attribute(loaded, batch, n_edges, advance)

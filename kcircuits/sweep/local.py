@@ -178,9 +178,14 @@ class _Sweep:
         """The cells of a batch; None where the checkpoint turned out to be unusable."""
         assert self.loaded is not None
         assert self.record.n_edges is not None
+
+        def advance(n_prompts: int, note: str = "", /) -> None:
+            bar.set_postfix_str(note, refresh=bool(note))
+            bar.update(n_prompts)
+
         try:
             result = self.compute.attribute(
-                self.loaded, prompts.facts(batch.fact_ids), self.record.n_edges, bar.update
+                self.loaded, prompts.facts(batch.fact_ids), self.record.n_edges, advance
             )
             self._check_unchanged(checkpoint, self.hash_of(checkpoint))
         except (CheckpointError, FileAccessError) as error:

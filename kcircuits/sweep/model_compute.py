@@ -1,6 +1,6 @@
 """A sweep's numbers from real models: attribution, circuits, their evaluation, probes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.evaluation import evaluate, known_facts, probe
 from kcircuits.models import load_model, swap_checkpoint, tokenize
-from kcircuits.sweep.compute import BatchResult, Loaded
+from kcircuits.sweep.compute import Advance, BatchResult, Loaded
 from kcircuits.sweep.request import Settings
 
 
@@ -60,7 +60,7 @@ class ModelCompute:
         return tokenize(loaded.model, facts)
 
     def attribute(
-        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Advance
     ) -> BatchResult:
         """Scores per discovery prompt, then each fact's circuit on its evaluation prompts."""
         try:
@@ -69,7 +69,7 @@ class ModelCompute:
             return self._without_failures(loaded, batch, n_edges)
 
     def _numbers(
-        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Advance
     ) -> BatchResult:
         params = self._settings.params
         scores = self._scores(loaded, batch, n_edges, advance)
@@ -92,7 +92,7 @@ class ModelCompute:
         )
 
     def _scores(
-        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Callable[[int], object]
+        self, loaded: Loaded, batch: PromptBatch, n_edges: int, advance: Advance
     ) -> EdgeScores:
         """A row per discovery prompt, or per fold of them where the method is trained."""
         name, params = self._settings.method, self._settings.params
@@ -109,9 +109,9 @@ class ModelCompute:
             )
         n_prompts, n_told = len(batch.with_use("discovery")), 0
 
-        def tell(share: float) -> None:
+        def tell(share: float, note: str) -> None:
             nonlocal n_told
-            advance(int(share * n_prompts) - n_told)
+            advance(int(share * n_prompts) - n_told, note)
             n_told = int(share * n_prompts)
 
         return train(loaded.model, batch, n_edges, params, self._memory, tell)
@@ -131,5 +131,5 @@ class ModelCompute:
         return replace(result, failures=failures)
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: int, note: str = "", /) -> None:
     """No progress to tell: these prompts were counted already."""
