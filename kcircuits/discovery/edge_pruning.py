@@ -1,7 +1,7 @@
 """Edge pruning as a method of sweeps: gates learned on folds of each fact's prompts."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kcircuits.core.ablation import DEFAULT_ABLATION
 from kcircuits.core.batch import PromptBatch
@@ -11,6 +11,9 @@ from kcircuits.errors import UsageError
 
 if TYPE_CHECKING:
     from kcircuits.models import Model
+
+LossName = Literal["kl", "task", "kl+task"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 
 def _train(
@@ -54,8 +57,10 @@ def _check(params: Mapping[str, Any]) -> None:
             f"candidates is {params['candidates']!r}; expected a share above 0 and up to 1",
             field="candidates",
         )
-    if params["loss"] not in ("kl", "task"):
-        raise UsageError(f"loss is {params['loss']!r}; expected kl or task", field="loss")
+    if params["loss"] not in LOSSES:
+        raise UsageError(
+            f"loss is {params['loss']!r}; expected one of {', '.join(LOSSES)}", field="loss"
+        )
 
 
 edge_pruning = Method(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from kcircuits.core.ablation import Ablation
 from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
+from kcircuits.discovery.edge_pruning import LossName
 from kcircuits.discovery.pruning import Measure, gates_as_masks
 from kcircuits.engine.chunks import count_workers, plan_chunks, recorded_bytes, run_chunks
 from kcircuits.engine.constants import constants_of
@@ -23,12 +23,20 @@ from kcircuits.engine.workspace import Workspace
 from kcircuits.errors import UsageError
 from kcircuits.models.weights import TransformerWeights
 
-LossName = Literal["kl", "task"]
+# Of the squared distance beside KL. KL of logits whose difference is off by d is d^2 / 8 at most:
+# with this weight the metric counts for as much as all other tokens together.
+_TASK_WEIGHT = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What training lowers."""
+    """What training lowers.
+
+    Attributes:
+        name: ``kl``: KL(full model || circuit); ``task``: distance of the metric from the full
+            model's; ``kl+task``: KL plus a quarter of that distance's square.
+        metric: The metric.
+    """
 
     name: LossName
     metric: str
@@ -36,18 +44,23 @@ class Loss:
     @property
     def with_foil(self) -> bool:
         """Whether the foil is read too."""
-        return self.name == "task" and get_metric(self.metric).with_foil
+        return self.name != "kl" and get_metric(self.metric).with_foil
 
     def of(self, stage: Stage) -> Callable[[Tensor], Tensor]:
         """Logits -> loss per prompt."""
-        if self.name == "kl":
-            divergence = get_metric("kl")
-            return lambda logits: divergence.by_prompt(logits, stage.clean_logits, stage.rows)
-        metric = get_metric(self.metric)
-        full = metric.by_prompt(stage.clean_logits, stage.clean_logits, stage.rows)
-        return lambda logits: (
-            metric.by_prompt(logits, stage.clean_logits, stage.rows) - full
-        ).abs()
+        metric, divergence = get_metric(self.metric), get_metric("kl")
+        clean, rows = stage.clean_logits, stage.rows
+        full = None if self.name == "kl" else metric.by_prompt(clean, clean, rows)
+
+        def loss(logits: Tensor) -> Tensor:
+            if full is None:
+                return divergence.by_prompt(logits, clean, rows)
+            distance = metric.by_prompt(logits, clean, rows) - full
+            if self.name == "task":
+                return distance.abs()
+            return divergence.by_prompt(logits, clean, rows) + _TASK_WEIGHT * distance.square()
+
+        return loss
 
 
 class GateRuns:

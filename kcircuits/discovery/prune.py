@@ -20,7 +20,8 @@ from kcircuits.core.ranking import edge_ranks
 from kcircuits.core.scores import EdgeScores
 from kcircuits.core.topology import Topology
 from kcircuits.discovery.attribute import attribute
-from kcircuits.discovery.gate_runs import GateRuns, Loss, LossName
+from kcircuits.discovery.edge_pruning import LOSSES, LossName
+from kcircuits.discovery.gate_runs import GateRuns, Loss
 from kcircuits.discovery.pruning import (
     OnStep,
     Recipe,
@@ -66,8 +67,9 @@ def prune(
         init: Scores that candidates and warm start come from; default EAP-IG (inputs).
         candidates: Share of all edges that may be kept: each fact's best by ``init``.
         loss: ``kl``: KL(full model || circuit) where the answer is read; ``task``: distance of
-            the metric from the full model's.
-        metric: The metric of ``loss="task"`` and of the default ``init``.
+            the metric from the full model's; ``kl+task``: KL plus a quarter of that distance's
+            square, which keeps circuits from overshooting the metric.
+        metric: The metric of ``task`` and of the default ``init``.
         ablation: What ablated edges carry.
         joint: One circuit for all facts, as published, instead of one for each.
         recipe: How gates are trained.
@@ -139,8 +141,8 @@ def prune_sizes(
     """
     recipe = recipe or Recipe()
     require_ablation(ablation)
-    if loss not in ("kl", "task"):
-        raise UsageError(f"loss is {loss!r}; expected kl or task", field="loss")
+    if loss not in LOSSES:
+        raise UsageError(f"loss is {loss!r}; expected one of {', '.join(LOSSES)}", field="loss")
     batch = batch.with_use("discovery")
     weights = checked_weights(model)
     n_candidates = edge_budget(weights.topology, fraction=candidates)

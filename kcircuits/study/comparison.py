@@ -1,8 +1,8 @@
 """A comparison of methods: its files, its table, its page.
 
 A folder holds one JSON file per method, written when the method is done, so that a comparison
-which was stopped goes on, and one method can be compared anew; table and page come from these
-files alone.
+which was stopped goes on, and one method can be compared anew; table (JSON and Markdown) and page
+come from these files alone.
 """
 
 import json
@@ -23,9 +23,10 @@ from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.lab.comparison import HALF_SIZE, TRAINED_SIZES, Compared, Progress, compare_method
 from kcircuits.plots.comparison import CURVES, curve_figure, time_figure
 from kcircuits.plots.page import figure_block, render_page, table_block
+from kcircuits.plots.theme import number
 
 Row = dict[str, Any]
-PAGE, TABLE = "comparison.html", "comparison.json"
+PAGE, TABLE, TEXT = "comparison.html", "comparison.json", "comparison.md"
 _SCHEMA = "kcircuits.compared-method/1"
 # Part of the curve that methods which are trained for sizes have.
 TRAINED_SPAN = (TRAINED_SIZES[0], TRAINED_SIZES[-1])
@@ -92,7 +93,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Table and curves as plain values."""
-        content = {**self.about, "rows": self.rows(), "curves": self.curve_rows()}
+        content = {**self.about, "subjects": self.subjects}
+        content |= {"rows": self.rows(), "curves": self.curve_rows()}
         names = [each.method for each in self.compared]
         if DEFAULT_METHOD in names:
             others = [name for name in names if name != DEFAULT_METHOD]
@@ -240,8 +242,25 @@ def run_comparison(
         found.append(each)
     comparison = Comparison(about, found, subjects)
     write_atomic(folder / TABLE, json.dumps(comparison.to_json(), indent=1) + "\n")
+    write_atomic(folder / TEXT, markdown_table(comparison.rows()))
     write_atomic(folder / PAGE, comparison.page())
     return comparison
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The table of a comparison in Markdown, intervals included."""
+    lines = ["| " + " | ".join(column["label"] for column in _COLUMNS) + " |"]
+    lines.append("|---" * len(_COLUMNS) + "|")
+    for row in rows:
+        cells = [f"`{row['method']}`"]
+        for name in ("cpr", "cmd", "cmd_trained"):
+            ends = (number(row[name + end], 3) for end in ("", "_low", "_high"))
+            cells.append("–" if row[name] is None else "{} ({} to {})".format(*ends))
+        size = row["size_at_90"]
+        cells.append("–" if size is None else number(100 * size, 2))
+        cells += [number(row["cpu_seconds_per_fact"], 1), number(row["half_overlap"], 2)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _stored(file: Path, identity: Mapping[str, Any]) -> Compared | None:

@@ -12,9 +12,10 @@ from kcircuits.cli.main import main
 from kcircuits.core.curve import FaithfulnessCurve
 from kcircuits.discovery.pruning import Recipe
 from kcircuits.lab.comparison import TRAINED_SIZES, Compared
-from kcircuits.study.comparison import Comparison
+from kcircuits.study.comparison import Comparison, markdown_table
 from tests.cli.test_run_verb import study  # noqa: F401  # the fixture
 
+COMPARISONS = Path(__file__).parents[2] / "docs" / "comparison"
 SIZES = (0.05, 0.1)
 SHORT = ["--sizes", "5,10", "--param", "edge-pruning.steps=12"]
 SHORT += ["--param", "edge-pruning.candidates=0.6"]
@@ -82,6 +83,10 @@ def test_table_is_what_the_functions_give(
     np.testing.assert_allclose(
         [row["faithfulness"] for row in shown], np.nanmean(curve.faithfulness, 0), rtol=1e-3
     )
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8").splitlines()
+    assert len(text) == 2 + len(methods)
+    assert text[3].startswith(f"| `eap` | {rows['eap']['cpr']:.3f} (".replace("-", "−"))
+    assert text[4].startswith("| `edge-pruning` | – | – |")
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "edge-pruning" in page
     assert "Faithfulness over size" in page
@@ -172,3 +177,15 @@ def test_area_of_trained_sizes_is_a_mean_distance() -> None:
     (row,) = Comparison({"model": "m"}, [flat], ["s0", "s1"]).rows()
     assert row["cmd_trained"] == pytest.approx(0.25)
     assert row["cpr"] is row["cmd"] is None
+
+
+@pytest.mark.parametrize("folder", sorted(COMPARISONS.glob("*/")), ids=lambda path: path.name)
+def test_documented_tables_are_those_of_the_files(folder: Path) -> None:
+    """The docs show what the committed files of a comparison say, to the letter."""
+    content = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    rows, table = content["rows"], markdown_table(content["rows"])
+    assert table in (COMPARISONS.parent / "comparison.md").read_text(encoding="utf-8")
+    stored = [folder / f"{row['method']}.json" for row in rows]
+    found = [Compared.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in stored]
+    again = Comparison({"model": content["model"]}, found, content["subjects"])
+    assert markdown_table(again.rows()) == table

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 import kcircuits as kc
+from kcircuits.discovery.edge_pruning import LOSSES, LossName
+from kcircuits.discovery.gate_runs import Loss
 from kcircuits.discovery.hard_concrete import expected, move_to_count, sample
 from kcircuits.discovery.prune import prune_folds, seed_overlap
 from kcircuits.discovery.pruning import Recipe, train_gates
+from kcircuits.engine.masked import circuit_logits, set_stage
+from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import UsageError
 
 MakeBatch = Callable[..., kc.PromptBatch]
@@ -112,7 +116,10 @@ def test_joint_mode_gives_one_circuit(tiny_of: Callable[..., Any], make_batch: M
     assert circuits.n_edges[0] > 0
 
 
-@pytest.mark.parametrize("options", [{"loss": "task"}, {"ablation": "mean"}, {"ablation": "zero"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"loss": "task"}, {"loss": "kl+task"}, {"ablation": "mean"}, {"ablation": "zero"}],
+)
 def test_losses_and_ablations(
     tiny_of: Callable[..., Any], make_batch: MakeBatch, options: dict[str, Any]
 ) -> None:
@@ -120,6 +127,38 @@ def test_losses_and_ablations(
     circuits = kc.prune(model, batch, n_edges=30, candidates=0.8, recipe=SHORT, **options)
     assert circuits.n_expected is not None
     assert (np.abs(circuits.n_expected - 30) <= 1.5).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_what_they_say(
+    tiny_of: Callable[..., Any], make_answers: MakeBatch, loss: LossName
+) -> None:
+    """Of answers of several tokens: KL where the target is read, the metric over both answers."""
+    model, batch = tiny_of("layernorm"), make_answers()
+    found = Loss(name=loss, metric="logit-difference")
+    rows = TokenRows.from_batch(batch, model.weights, with_foil=found.with_foil)
+    stage = set_stage(model.weights, rows)
+    shape = (len(rows.clean), *model.topology.edge_mask.shape)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits = circuit_logits(model.weights, stage, mask)
+    full, part, expected = stage.clean_logits.log_softmax(-1), logits.log_softmax(-1), []
+    for prompt in range(len(batch)):
+        kl = distance = 0.0
+        for read in range(len(logits)):
+            if rows.reads.prompt[read] == prompt:
+                sign, token = float(rows.reads.sign[read]), int(rows.reads.token[read])
+                if sign > 0:
+                    kl += float((full[read].exp() * (full[read] - part[read])).sum())
+                other = int(rows.reads.other[read])
+                change = logits[read] - stage.clean_logits[read]
+                normal = change.new_tensor(0.0)
+                if other >= 0:
+                    normal = change[other]
+                else:
+                    normal = logits[read].logsumexp(-1) - stage.clean_logits[read].logsumexp(-1)
+                distance += sign * float(change[token] - normal)
+        expected.append({"kl": kl, "task": abs(distance), "kl+task": kl + distance**2 / 4}[loss])
+    torch.testing.assert_close(found.of(stage)(logits), torch.tensor(expected).double())
 
 
 def test_every_size_has_its_stage(tiny_of: Callable[..., Any], make_batch: MakeBatch) -> None:

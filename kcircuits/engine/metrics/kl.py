@@ -12,10 +12,11 @@ from kcircuits.engine.metrics.metric import Metric
 def _compute(
     logits: Float[Tensor, "read vocab"],
     clean_logits: Float[Tensor, "read vocab"],
-    reads: Reads,  # noqa: ARG001  # one signature for all metrics
+    reads: Reads,
 ) -> Float[Tensor, " read"]:
     clean = clean_logits.log_softmax(-1)
-    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
+    divergence = (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
+    return divergence * (reads.sign > 0)
 
 
 kl_divergence = Metric(
