@@ -147,6 +147,8 @@ def run_known(args: argparse.Namespace) -> int:
     from kcircuits.models import fetch_model, load_model
 
     require_draw(args.n, args.seed)
+    if args.out.is_dir():
+        raise UsageError("that is a folder", file=args.out, field="out", hint="name the file")
     make_folder(args.out.parent)
     model = load_model(fetch_model(args.model))
     with tqdm(desc="asking", unit="fact", disable=args.quiet) as bar:
@@ -163,7 +165,11 @@ def run_known(args: argparse.Namespace) -> int:
 
 
 def known_rows(known: "KnownFacts") -> list[dict[str, Any]]:
-    """A row for each relation of the pool; ``gap`` is in logits, the mean over its drawn facts."""
+    """A row for each relation of the pool.
+
+    ``several`` counts the drawn facts whose answers have several tokens; ``gap`` is in logits, the
+    mean over the drawn facts.
+    """
     rows = []
     for relation, n_pool in known.n_pool.items():
         drawn = [fact for fact in known.facts if fact.relation == relation]
@@ -174,7 +180,7 @@ def known_rows(known: "KnownFacts") -> list[dict[str, Any]]:
                 "pool": n_pool,
                 "known": known.n_known[relation],
                 "drawn": len(drawn),
-                "several tokens": sum(f.strata["answer_tokens"] == "several" for f in drawn),
+                "several": sum(f.strata["answer_tokens"] == "several" for f in drawn),
                 "gap": sum(gaps) / len(gaps) if gaps else None,
             }
         )

@@ -106,7 +106,7 @@ class Judge:
         """Runs circuits 0, 1, ... of every fact, each prompt's with its fact's mask.
 
         Args:
-            n_circuits: How many.
+            n_circuits: How many; with 0 only the full and the ablated model run.
             mask_of: The masks of each; asked for chunk by chunk, so that they need not all exist
                 at once.
             progress: Called with the number of prompts done after each chunk.
@@ -176,8 +176,8 @@ class Judge:
             values.append(measure(logits))
             ranks.append(_target_rank(logits, rows).double().cpu().numpy())
         return Judged(
-            circuit=np.stack(values, 1),
-            target_rank=np.stack(ranks, 1),
+            circuit=np.array(values).reshape(len(values), len(index)).T,
+            target_rank=np.array(ranks).reshape(len(ranks), len(index)).T,
             clean=measure(stage.clean_logits),
             empty=measure(unembed(self.weights, stage.ablated.final_in)),
         )

@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kcircuits.core.circuit import Circuits
 from kcircuits.core.facts import Fact, Use
 from kcircuits.errors import UsageError
 from kcircuits.lab.real_facts import real_facts
+from kcircuits.lab.world import WORLD, RealRelation
 
 if TYPE_CHECKING:
-    from kcircuits.core.faithfulness import Faithfulness
     from kcircuits.models import Model
-
-N_FACTS = 24
 
 # Called with the number of facts that were asked since the last call.
 Progress = Callable[[int], object]
@@ -48,13 +45,13 @@ class KnownFacts:
     n_known: Mapping[str, int]
 
 
-def known_facts(model: "Model", n_facts: int = N_FACTS, seed: int = 0) -> tuple[Fact, ...]:
-    """Facts that a model knows; see ``draw_known_facts``."""
-    return draw_known_facts(model, n_facts, seed).facts
-
-
 def draw_known_facts(
-    model: "Model", n_facts: int = N_FACTS, seed: int = 0, *, progress: Progress | None = None
+    model: "Model",
+    n_facts: int,
+    seed: int = 0,
+    *,
+    relations: Iterable[RealRelation] = tuple(WORLD.values()),
+    progress: Progress | None = None,
 ) -> KnownFacts:
     """Draws known facts, in the order of relations.
 
@@ -62,15 +59,21 @@ def draw_known_facts(
         model: From ``load_model``, with a tokenizer.
         n_facts: How many.
         seed: Of the pool and of the draw; the same seed draws the same facts.
+        relations: What to ask.
         progress: Called as facts are asked: first each of the pool, then the drawn ones.
 
     Raises:
-        UsageError: Fewer than 1 fact asked for, or more than the model knows.
+        UsageError: As ``require_draw``, a model without a tokenizer, or one that knows fewer.
     """
-    if n_facts < 1:
-        raise UsageError(f"n_facts is {n_facts}; expected 1 or more", field="n")
+    require_draw(n_facts, seed)
+    if model.tokenizer is None:
+        raise UsageError(
+            "the model has no tokenizer, so it cannot be asked",
+            field="model",
+            hint="put the tokenizer's files into the model's folder",
+        )
     advance = progress or (lambda _: None)
-    pool = real_facts(model.tokenizer, seed)
+    pool = real_facts(model.tokenizer, seed, relations)
     waiting: list[Fact] = []
     for _, group in groupby(pool, key=lambda fact: fact.relation):
         asked = list(group)
@@ -101,6 +104,13 @@ def draw_known_facts(
         n_pool=Counter(fact.relation for fact in pool),
         n_known=n_known,
     )
+
+
+def require_draw(n_facts: int, seed: int) -> None:
+    """UsageError unless 1 fact or more is wanted, and the seed is 0 or more."""
+    for name, value, least in (("n", n_facts, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"{name} is {value}; expected {least} or more", field=name)
 
 
 def next_facts(waiting: Iterable[Fact], drawn: Iterable[Fact], n_facts: int) -> list[Fact]:
@@ -144,21 +154,27 @@ def _known(model: "Model", facts: Sequence[Fact], use: Use) -> list[Fact]:
 
 def _gaps(model: "Model", facts: Sequence[Fact]) -> dict[str, float]:
     """The gaps of the facts that pass the gate of faithfulness on both kinds of prompts."""
-    if not facts:
-        return {}
-    first, second = (_without_edges(model, facts, use) for use in ("discovery", "evaluation"))
-    passes = ~(first.is_gated | second.is_gated)
-    gaps = second.clean_metric - second.empty_metric
-    return {fact.id: float(gaps[i]) for i, fact in enumerate(facts) if passes[i]}
-
-
-def _without_edges(model: "Model", facts: Sequence[Fact], use: Use) -> "Faithfulness":
-    """The full model and the corrupt run, which is what a circuit without any edge computes."""
-    from kcircuits.evaluation import evaluate
+    from kcircuits.engine.chunks import DEFAULT_MEMORY
+    from kcircuits.engine.metrics import DEFAULT_METRIC
+    from kcircuits.evaluation.judge import Judge
     from kcircuits.models import tokenize
 
-    batch = tokenize(model, facts).with_use(use)
-    topology = model.topology
-    mask = np.zeros((len(facts), topology.n_forward, topology.n_backward), dtype=bool)
-    circuits = Circuits.from_mask(mask, topology, fact_ids=batch.fact_ids)
-    return evaluate(model, replace(batch, uses=("evaluation",) * len(batch)), circuits)
+    if not facts:
+        return {}
+    batch = tokenize(model, facts)
+    gaps, passes = np.zeros(len(facts)), np.ones(len(facts), dtype=bool)
+    for use in ("discovery", "evaluation"):
+        judge = Judge(
+            model,
+            batch,
+            batch.fact_ids,
+            model.topology,
+            metric=DEFAULT_METRIC,
+            ablation="corrupt",
+            memory=DEFAULT_MEMORY,
+            use=use,
+        )
+        judged = judge.run(0, lambda _: np.empty(0))
+        gaps = judge.by_fact(judged.clean - judged.empty)
+        passes &= ~judge.is_gated(judged)
+    return {fact.id: float(gaps[i]) for i, fact in enumerate(facts) if passes[i]}

@@ -16,7 +16,6 @@ import numpy as np
 
 from kcircuits.core.batch import Answer
 from kcircuits.core.facts import Fact, Prompt, Span
-from kcircuits.errors import UsageError
 from kcircuits.lab.world import N_DISCOVERY, WORLD, RealRelation
 from kcircuits.models.prompts import encode_prompts
 
@@ -34,14 +33,9 @@ def real_facts(
 
     Args:
         tokenizer: Says which subjects align, and how many tokens an answer has.
-        seed: Of the draw and the order of the partners.
+        seed: Of the draw and the order of the partners; 0 or more.
         relations: What to ask.
-
-    Raises:
-        UsageError: The seed is negative.
     """
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; expected 0 or more", field="seed")
     return tuple(
         fact
         for number, relation in enumerate(relations)

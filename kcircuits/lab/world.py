@@ -41,8 +41,10 @@ N_DISCOVERY, N_EVALUATION = 8, 4
 
 def _pairs(text: str) -> Mapping[str, str]:
     """``subject: answer`` pairs between semicolons."""
-    pairs = (pair.partition(":") for pair in " ".join(text.split()).split(";"))
-    return MappingProxyType({subject.strip(): answer.strip() for subject, _, answer in pairs})
+    told = [pair.split(":") for pair in " ".join(text.split()).split(";")]
+    pairs = {subject.strip(): answer.strip() for subject, answer in told}
+    assert len(pairs) == len(told), "a subject is told twice"
+    return MappingProxyType(pairs)
 
 
 REAL_CAPITAL = RealRelation(
