@@ -1,7 +1,8 @@
 """What ablated edges carry, and the run in which every edge is ablated.
 
 corrupt: the sender's output in the corrupt run. zero: nothing. mean, positional-mean, optimal: a
-constant per sender (and position), from ``engine.constants`` or learned by ``optimal_constants``.
+constant per sender (and position), from ``engine.constants`` or learned for circuits by
+``evaluation.optimal``.
 Attention output biases and positional embeddings belong to no sender and always flow; but a bias
 before a post-norm is carried by its layer's heads (``layers.head_outputs``).
 """
@@ -18,7 +19,7 @@ from kcircuits.engine.layers import head_outputs
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.models.weights import AttentionWeights, TransformerWeights
 
-# Constants per sender: one for all positions, or one for each.
+# Constants per sender: one for all positions; or one for each, and the last for all later ones.
 Constants = Float[Tensor, "n_forward pos_or_one d_model"]
 
 
@@ -93,9 +94,12 @@ def ablated_of(record: Record, inputs: Float[Tensor, "row pos d_model"]) -> Abla
 
 def ablate_with(weights: TransformerWeights, rows: TokenRows, constants: Constants) -> Ablated:
     """Every sender gives its constant."""
-    topology = weights.topology
-    given = constants.expand(-1, rows.clean.shape[1], -1) if constants.shape[1] == 1 else constants
-    given = given[:, : rows.clean.shape[1]]
+    topology, n_pos = weights.topology, rows.clean.shape[1]
+    if constants.shape[1] == 1:
+        given = constants.expand(-1, n_pos, -1)
+    else:
+        pos = torch.arange(n_pos, device=rows.device)
+        given = constants[:, pos.clamp(max=constants.shape[1] - 1)]
     heads = [
         given[first : first + topology.n_heads]
         for first in map(topology.n_before_attention, range(topology.n_layers))

@@ -1,8 +1,8 @@
 """Mean outputs of senders: what edges carry under mean and positional-mean ablation.
 
 Means are over the clean prompts that circuits are found on, real tokens only, so padding never
-enters them. Positional means take each position by itself; a position that no prompt reaches has
-the mean over all positions.
+enters them; the tokens of an answer that are fed with its prompt count as the prompt's. Positional
+means take each position by itself; positions that no prompt reaches have the mean over all.
 """
 
 from collections.abc import Iterable
@@ -27,12 +27,13 @@ def mean_constants(
     Args:
         weights: The model.
         chunks: Clean prompts, without a shared prefix.
-        by_position: One mean for each position instead of one for all.
+        by_position: One mean for each position, then the mean over all, instead of that alone.
     """
     topology = weights.topology
     n_pos = 0
-    sums = weights.embed.new_zeros(topology.n_forward, 0, weights.d_model)
-    counts = weights.embed.new_zeros(0)
+    wide = torch.promote_types(weights.dtype, torch.float32)
+    sums = weights.embed.new_zeros(topology.n_forward, 0, weights.d_model, dtype=wide)
+    counts = weights.embed.new_zeros(0, dtype=wide)
     for rows in chunks:
         record, inputs = Record(), embed(weights, rows.clean)
         forward(weights, inputs, rows.reads, record=record)
@@ -44,14 +45,13 @@ def mean_constants(
             sums = torch.nn.functional.pad(sums, (0, 0, 0, width - n_pos))
             counts = torch.nn.functional.pad(counts, (0, width - n_pos))
             n_pos = width
-        weight = is_real.to(outputs.dtype)
-        sums[:, :width] += torch.einsum("rpud,rp->upd", outputs, weight)
+        weight = is_real.to(wide)
+        sums[:, :width] += torch.einsum("rpud,rp->upd", outputs.to(wide), weight)
         counts[:width] += weight.sum(0)
-    overall = sums.sum(1, keepdim=True) / counts.sum()
-    if not by_position:
-        return overall
-    means = sums / counts.clamp(min=1)[None, :, None]
-    return torch.where(counts[None, :, None] > 0, means, overall)
+    means = sums.sum(1, keepdim=True) / counts.sum()
+    if by_position:
+        means = torch.cat([sums / counts[None, :, None], means], 1)
+    return means.to(weights.dtype)
 
 
 def constants_of(
