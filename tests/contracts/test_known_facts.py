@@ -144,6 +144,22 @@ def test_a_fact_of_the_pool_is_what_the_table_says(pool: Pool) -> None:
                 assert prompt.clean[slice(*prompt.relation_span)] in relation.words
 
 
+def test_no_partner_is_the_answer() -> None:
+    """In tables that may be read both ways."""
+    pairs = {"hot": "cold", "big": "small", "wet": "dry", "rich": "poor"}
+    both = RealRelation(
+        name="opposite",
+        objects=pairs | {other: word for word, other in pairs.items()},
+        prompts=WORLD["opposite"].prompts,
+        words=(),
+    )
+    facts = real_facts(learned_tokenizer(2500), 0, [both])
+    assert facts
+    for fact in facts:
+        partners = {partner_of(fact, i) for i in range(len(fact.prompts))}
+        assert fact.object not in partners
+
+
 def partner_of(fact: Fact, number: int) -> str:
     """The subject of a corrupt prompt."""
     before, after = WORLD[fact.relation].prompts[number].split("{subject}")
