@@ -4,15 +4,17 @@ The oracle of circuits is transformers alone, one prompt at a time and without p
 what an attention layer or MLP last projects the values that it has on the corrupt prompt.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 import kcircuits as kc
@@ -118,24 +120,36 @@ def test_removed_senders_are_patched_in_transformers(
         np.testing.assert_allclose(same, expected, rtol=1e-9, atol=1e-11)
 
 
+def metrics_without(
+    model: kc.Model, batch: kc.PromptBatch, shares: Sequence[float]
+) -> Float[Tensor, "share edge prompt"]:
+    """Logit differences of runs in which one edge alone is corrupted, by each share of it."""
+    edges = np.argwhere(model.topology.edge_mask)
+    n_runs = len(shares) * len(edges)
+    repeated = batch.rows(np.tile(np.arange(len(batch)), n_runs))
+    rows = TokenRows.from_batch(repeated, model.weights)
+    masks = torch.as_tensor(model.topology.edge_mask, dtype=torch.float64).repeat(n_runs, 1, 1)
+    for run, (share, (u, v)) in enumerate(product(shares, edges)):
+        masks[run, u, v] -= share
+    stage = set_stage(model.weights, rows)
+    logits = circuit_logits(model.weights, stage, masks.repeat_interleave(len(batch), 0))
+    values = get_metric("logit-difference").by_prompt(logits, stage.clean_logits, rows)
+    return values.unflatten(0, (len(shares), len(edges), len(batch)))
+
+
 def test_eap_is_the_slope_of_every_edge(loaded: kc.Model, batch: kc.PromptBatch) -> None:
     """d metric / d (share of the edge that is corrupted), for q, k, v, MLPs and logits alike."""
-    scores = kc.attribute(loaded, batch, "eap").values
-    edges = np.argwhere(loaded.topology.edge_mask)
-    n_runs = 2 * len(edges)
-    repeated = batch.rows(np.tile(np.arange(len(batch)), n_runs))
-    rows = TokenRows.from_batch(repeated, loaded.weights)
-    masks = torch.as_tensor(loaded.topology.edge_mask, dtype=torch.float64).repeat(n_runs, 1, 1)
-    for i, (u, v) in enumerate(edges):
-        masks[2 * i, u, v] -= STEP
-        masks[2 * i + 1, u, v] += STEP
-    stage = set_stage(loaded.weights, rows)
-    logits = circuit_logits(loaded.weights, stage, masks.repeat_interleave(len(batch), 0))
-    values = get_metric("logit-difference").by_prompt(logits, stage.clean_logits, rows)
-    down, up = values.unflatten(0, (len(edges), 2, len(batch))).unbind(1)
-    slopes = ((down - up) / (2 * STEP)).numpy().T
-    found = scores[:, edges[:, 0], edges[:, 1]]
+    up, down = metrics_without(loaded, batch, (STEP, -STEP))
+    slopes = ((up - down) / (2 * STEP)).numpy()
+    found = kc.attribute(loaded, batch, "eap").values[:, loaded.topology.edge_mask].T
     assert np.abs(found - slopes).max() <= 1e-6 * np.abs(slopes).max()
+
+
+def test_exact_is_one_run_per_edge(loaded: kc.Model, batch: kc.PromptBatch) -> None:
+    clean, corrupted = metrics_without(loaded, batch, (0.0, 1.0))
+    effects = (corrupted - clean).numpy()
+    found = kc.attribute(loaded, batch, "exact").values[:, loaded.topology.edge_mask].T
+    assert np.abs(found - effects).max() <= 1e-9 * np.abs(effects).max()
 
 
 def test_gradient_of_masks_is_their_slope(loaded: kc.Model, batch: kc.PromptBatch) -> None:
