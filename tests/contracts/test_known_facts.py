@@ -153,8 +153,13 @@ def test_no_partner_is_the_answer() -> None:
         prompts=WORLD["opposite"].prompts,
         words=(),
     )
-    facts = real_facts(learned_tokenizer(2500), 0, [both])
-    assert facts
+    split = pre_tokenizers.Whitespace()
+    texts = [prompt.format(subject=word) for prompt in both.prompts for word in both.objects]
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+    inner.pre_tokenizer = split
+    facts = real_facts(PreTrainedTokenizerFast(tokenizer_object=inner), 0, [both])
+    assert len(facts) == len(both.objects)
     for fact in facts:
         partners = {partner_of(fact, i) for i in range(len(fact.prompts))}
         assert fact.object not in partners
