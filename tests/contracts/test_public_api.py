@@ -9,16 +9,16 @@ import kcircuits as kc
 
 # A name that goes or comes is a change that users have to be told of: see CHANGELOG.md.
 LIGHT = [  # answer without torch
-    "Cell", "Checkpoint", "Circuits", "Diff", "EdgeScores", "Fact", "Faithfulness",
-    "KCircuitsError", "Manifest", "Prompt", "PromptBatch", "Run", "Topology", "load_facts",
-    "load_manifest", "open_run", "read_eap_ig", "select", "write_eap_ig",
-    "write_facts", "write_manifest",
+    "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "EdgeScores", "Fact",
+    "Faithfulness", "FaithfulnessCurve", "KCircuitsError", "Manifest", "NeuronScores", "NodeScores",
+    "Prompt", "PromptBatch", "Run", "Topology", "bootstrap_faithfulness", "bootstrap_mean",
+    "bootstrap_ratio", "load_facts", "load_manifest", "open_run", "random_circuits", "read_eap_ig",
+    "select", "select_nodes", "write_eap_ig", "write_facts", "write_manifest",
 ]  # fmt: skip
 HEAVY = [
-    "Model", "attribute", "attribute_neurons", "evaluate", "faithfulness_curve",
-    "fetch_model", "load_model", "necessity", "probe",
-    "prune", "prune_sizes", "smallest_circuit", "swap_checkpoint",
-    "tokenize",
+    "Model", "Necessity", "Recipe", "attribute", "attribute_neurons", "evaluate",
+    "faithfulness_curve", "fetch_model", "load_model", "necessity", "probe", "prune", "prune_sizes",
+    "seed_overlap", "smallest_circuit", "swap_checkpoint", "tokenize",
 ]  # fmt: skip
 
 
