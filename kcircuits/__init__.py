@@ -46,6 +46,7 @@ _PUBLIC = {
     "probe": "kcircuits.evaluation",
     "prune": "kcircuits.discovery.prune",
     "prune_sizes": "kcircuits.discovery.prune",
+    "pruning_bar": "kcircuits.discovery.prune",
     "random_circuits": "kcircuits.core.random_circuits",
     "read_eap_ig": "kcircuits.discovery.interchange",
     "seed_overlap": "kcircuits.discovery.prune",

@@ -18,7 +18,7 @@ LIGHT = [  # answer without torch
 HEAVY = [
     "Model", "Necessity", "Recipe", "attribute", "attribute_neurons", "evaluate",
     "faithfulness_curve", "fetch_model", "load_model", "necessity", "probe", "prune", "prune_sizes",
-    "seed_overlap", "smallest_circuit", "swap_checkpoint", "tokenize",
+    "pruning_bar", "seed_overlap", "smallest_circuit", "swap_checkpoint", "tokenize",
 ]  # fmt: skip
 
 
