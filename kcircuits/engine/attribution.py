@@ -12,7 +12,7 @@ rows never mix.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,12 +59,15 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ends:
-    """The clean run and the ablated one."""
+    """The clean run and the ablated one.
+
+    ``clean_logits`` is None, and ``clean`` empty, where the clean run is still to come.
+    """
 
     prefix: Prefix | None
     inputs: Tensor
     clean: Record
-    clean_logits: Tensor
+    clean_logits: Tensor | None
     ablated: Ablated
 
 
@@ -81,17 +84,27 @@ def path_scores(
         Estimates of metric(ablated) - metric(clean), in units of the metric; 0 where there is no
         edge. Shapes: see ``Level``. float64 for float64 weights, else float32.
     """
-    # Point 0 of a corrupt ablation is the corrupt run itself: no need to run that once more.
-    is_covered = question.ablation == "corrupt" and 0.0 in alphas
-    ends = _run_ends(weights, rows, question, only_inputs=is_covered)
+    # The ends of the path are runs that are needed anyway: none is made twice.
+    clean_step = alphas.index(1.0) if 1.0 in alphas else None
+    is_corrupt = question.ablation == "corrupt"
+    ablated_step = alphas.index(0.0) if is_corrupt and 0.0 in alphas else None
+    ends = _run_ends(
+        weights,
+        rows,
+        question,
+        without_clean=clean_step is not None,
+        only_inputs=ablated_step is not None,
+    )
     start = ends.ablated.inputs
     path = torch.cat([start + alpha * (ends.inputs - start) for alpha in alphas])
-    record, gradients = _gradients(weights, rows, question, ends, path, rules)
-    ablated = ends.ablated
-    if is_covered:
-        ablated = _slice_of(record, list(alphas).index(0.0) * len(rows.clean), start)
+    record, gradients = _gradients(weights, rows, question, ends, path, rules, clean_step)
+    if clean_step is not None:
+        ends = replace(ends, clean=_of_step(record, clean_step, len(rows.clean)))
+    if ablated_step is not None:
+        ablated = ablated_of(_of_step(record, ablated_step, len(rows.clean)), start)
+        ends = replace(ends, ablated=ablated)
     with torch.no_grad():
-        return _contract(weights, rows, question, ends, ablated, record, gradients, rules)
+        return _contract(weights, rows, question, ends, record, gradients, rules)
 
 
 def activation_scores(
@@ -110,11 +123,11 @@ def activation_scores(
     for replaced in (None, *_interpolated(weights, ends, alphas)):
         along = torch.cat([start + alpha * (ends.inputs - start) for alpha in alphas])
         path = along if replaced is None else repeated
-        record, gradients = _gradients(weights, rows, question, ends, path, GRADIENT, replaced)
+        record, gradients = _gradients(
+            weights, rows, question, ends, path, GRADIENT, replaced=replaced
+        )
         with torch.no_grad():
-            part = _contract(
-                weights, rows, question, ends, ends.ablated, record, gradients, GRADIENT
-            )
+            part = _contract(weights, rows, question, ends, record, gradients, GRADIENT)
         total = part if total is None else total.add_(part)
         n_groups += 1
     assert total is not None
@@ -141,15 +154,29 @@ def _interpolated(
 
 
 def _run_ends(
-    weights: TransformerWeights, rows: TokenRows, question: Question, *, only_inputs: bool = False
+    weights: TransformerWeights,
+    rows: TokenRows,
+    question: Question,
+    *,
+    without_clean: bool = False,
+    only_inputs: bool = False,
 ) -> _Ends:
-    """The clean and the ablated run; of the latter only the inputs where the rest comes later."""
+    """The clean and the ablated run, but for what comes with the gradients.
+
+    Args:
+        weights: The model.
+        rows: What is run.
+        question: Says what ablated edges carry.
+        without_clean: The clean run comes later.
+        only_inputs: Of the ablated run all but the inputs comes later.
+    """
     shared, with_hidden = rows.n_shared, question.level == "neuron"
     prefix = run_prefix(weights, rows.clean[:, :shared])
-    inputs = embed(weights, rows.clean[:, shared:])
+    inputs, logits = embed(weights, rows.clean[:, shared:]), None
     clean = Record(with_hidden=with_hidden)
     with torch.no_grad():
-        logits = forward(weights, inputs, rows.reads, prefix=prefix, record=clean)
+        if not without_clean:
+            logits = forward(weights, inputs, rows.reads, prefix=prefix, record=clean)
         if only_inputs:
             empty = torch.empty(0)
             start = embed(weights, rows.corrupt[:, shared:])
@@ -168,9 +195,14 @@ def _gradients(
     ends: _Ends,
     inputs: Float[Tensor, "step_row pos d_model"],
     rules: BackwardRules,
+    clean_step: int | None = None,
+    *,
     replaced: Replaced | None = None,
 ) -> tuple[Record, tuple[Tensor, ...]]:
-    """A run of stacked rows, and the metric's gradients at its receivers (or neurons)."""
+    """A run of stacked rows, and the metric's gradients at its receivers (or neurons).
+
+    Its ``clean_step`` is the clean run where that was not made before.
+    """
     n_rows = len(rows.clean)
     n_steps = len(inputs) // n_rows
     reads = rows.reads.repeated(n_steps, n_rows)
@@ -185,7 +217,11 @@ def _gradients(
             rules=rules,
             replaced=replaced,
         )
-        values = question.metric.compute(logits, ends.clean_logits.repeat(n_steps, 1), reads)
+        clean_logits = ends.clean_logits
+        if clean_logits is None:
+            assert clean_step is not None
+            clean_logits = logits.detach().unflatten(0, (n_steps, -1))[clean_step]
+        values = question.metric.compute(logits, clean_logits.repeat(n_steps, 1), reads)
         wanted = record.mlp_hidden if question.level == "neuron" else receivers_of(record)
         # Where an output is replaced, nothing flows into what it was computed from.
         gradients = torch.autograd.grad(
@@ -194,17 +230,14 @@ def _gradients(
     return record, gradients
 
 
-def _slice_of(record: Record, start: int, inputs: Float[Tensor, "row pos d_model"]) -> Ablated:
-    """The rows of a stacked run that are the corrupt run."""
-    rows = slice(start, start + len(inputs))
-    return ablated_of(
-        Record(
-            z=[z[rows].detach() for z in record.z],
-            mlp_out=[written[rows].detach() for written in record.mlp_out],
-            mlp_hidden=[hidden[rows].detach() for hidden in record.mlp_hidden],
-            final_in=record.final_in,
-        ),
-        inputs,
+def _of_step(record: Record, step: int, n_rows: int) -> Record:
+    """What the senders wrote in one step of a stacked run."""
+    rows = slice(step * n_rows, (step + 1) * n_rows)
+    return Record(
+        z=[z[rows].detach() for z in record.z],
+        mlp_out=[written[rows].detach() for written in record.mlp_out],
+        mlp_hidden=[hidden[rows].detach() for hidden in record.mlp_hidden],
+        final_in=record.final_in,
     )
 
 
@@ -213,14 +246,13 @@ def _contract(
     rows: TokenRows,
     question: Question,
     ends: _Ends,
-    ablated: Ablated,
     record: Record,
     gradients: Sequence[Tensor],
     rules: BackwardRules,
 ) -> Float[Tensor, "prompt *what"]:
     if question.level == "neuron":
-        return rows.by_prompt(_neuron_products(ends.clean, ablated, gradients))
-    difference = sender_differences(weights, ablated, ends.inputs, ends.clean)
+        return rows.by_prompt(_neuron_products(ends.clean, ends.ablated, gradients))
+    difference = sender_differences(weights, ends.ablated, ends.inputs, ends.clean)
     by_role = question.level == "role"
     scores = edge_products(
         weights, rows, difference, record, gradients, by_role=by_role, rules=rules
