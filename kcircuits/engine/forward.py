@@ -167,6 +167,11 @@ def run_layers(
         written = mlp_written(hidden, mlp, rules)
         if replaced is not None and (replaced.kind, replaced.layer) == ("mlp", layer):
             written = replaced.output
+            if record is not None and record.with_hidden:
+                # What is written does not move with the model any more, but with its neurons.
+                hidden = hidden.detach().requires_grad_()
+                moved = mlp_written(hidden, mlp, rules)
+                written = written + (moved - moved.detach())
         if record is not None:
             record.resid_pre.append(resid)
             record.z.append(z)

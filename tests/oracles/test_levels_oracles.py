@@ -17,6 +17,7 @@ from torch import Tensor
 
 import kcircuits as kc
 from kcircuits.core.answers import LAST, REST, ROLES, SUBJECT
+from kcircuits.discovery import METHODS
 from kcircuits.discovery.attribute import attribute_neurons
 
 MakeAnswers = Callable[..., kc.PromptBatch]
@@ -156,7 +157,7 @@ def test_a_neuron_is_the_effect_of_its_activation(
 
 
 @pytest.mark.parametrize("style", ["layernorm", "parallel", "grouped", "qk-norm"])
-@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs"])
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.score and m.has_levels])
 def test_neurons_of_a_layer_add_up_to_its_mlp(
     tiny_of: TinyOf, make_answers: MakeAnswers, style: str, method: str
 ) -> None:
