@@ -16,6 +16,7 @@ _PUBLIC = {
     "Circuits": "kcircuits.core.circuit",
     "Diff": "kcircuits.study.diff",
     "EdgeScores": "kcircuits.core.scores",
+    "Evaluation": "kcircuits.study.evaluation",
     "Fact": "kcircuits.core.facts",
     "Faithfulness": "kcircuits.core.faithfulness",
     "FaithfulnessCurve": "kcircuits.core.curve",

@@ -1,12 +1,11 @@
 """``kcircuits diff A B``: what changed in the circuits between two epochs."""
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
-from kcircuits.cli.output import print_json, printable, styled
+from kcircuits.cli.output import number_text, print_aligned, print_json, printable, styled
 from kcircuits.errors import EXIT_DIFFERENT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -113,22 +112,22 @@ def print_rows(diff: "Diff") -> None:
         [
             printable(row["stratum"]),
             str(row["facts"]),
-            _number(row["gained"], "+.1f"),
-            _number(None if row["lost"] is None else -row["lost"], "+.1f"),
-            _number(row["kept"], ".1f"),
-            _number(row["jaccard"], ".2f"),
-            _number(row["ceiling"], ".2f"),
-            _number(row["chance"], ".3f"),
-            _number(row["turnover"], ".2f"),
+            number_text(row["gained"], "+.1f"),
+            number_text(None if row["lost"] is None else -row["lost"], "+.1f"),
+            number_text(row["kept"], ".1f"),
+            number_text(row["jaccard"], ".2f"),
+            number_text(row["ceiling"], ".2f"),
+            number_text(row["chance"], ".3f"),
+            number_text(row["turnover"], ".2f"),
             _interval(row),
-            _number(row["turnover_detectable"], ".2f"),
+            number_text(row["turnover_detectable"], ".2f"),
         ]
         for row in diff.rows
     ]
     headers = ["stratum", "facts", "gained", "lost", "kept", "Jaccard", "ceiling", "chance"]
     headers += ["turnover", "interval", "visible"]
     print()
-    _print_table(headers, lines, left=(0,))
+    print_aligned(headers, lines)
     print(
         styled(
             "  mean per fact; Jaccard of one half of the prompts with the other; turnover 0 none, "
@@ -145,7 +144,7 @@ def print_rows(diff: "Diff") -> None:
     if diff.jaccard_same_prompts is not None:
         pruned = ""
         if len(diff.fact_diffs) == 1:
-            pruned = f", {_number(diff.jaccard_pruned(), '.2f')} without dangling nodes"
+            pruned = f", {number_text(diff.jaccard_pruned(), '.2f')} without dangling nodes"
         print(
             f"  circuits of all prompts, not to be set beside the ceiling: "
             f"Jaccard {diff.jaccard_same_prompts:.2f}{pruned}"
@@ -174,7 +173,7 @@ def _print_edges(diff: "Diff", top: int) -> None:
         return
     print(styled("\nEdges that changed most", "bold") + f"  ({scope}; {diff.meaning.note})")
     lines = [[row["edge"], *_scores(row), *count] for row, count in zip(rows, counts, strict=True)]
-    _print_table(["edge", start, stop, *headers], lines, left=(0,))
+    print_aligned(["edge", start, stop, *headers], lines)
 
 
 def _print_nodes(diff: "Diff", top: int) -> None:
@@ -185,10 +184,10 @@ def _print_nodes(diff: "Diff", top: int) -> None:
     print(styled("\nNodes that changed most", "bold"))
     if is_one:
         lines = [[row["node"], "gained" if row["gained"] else "lost"] for row in rows]
-        _print_table(["node", "status"], lines, left=(0,))
+        print_aligned(["node", "status"], lines)
     else:
         lines = [[row["node"], *_counts(row)] for row in rows]
-        _print_table(["node", "gained", "lost", "kept in facts"], lines, left=(0,))
+        print_aligned(["node", "gained", "lost", "kept in facts"], lines)
 
 
 def _print_facts(diff: "Diff") -> None:
@@ -204,7 +203,7 @@ def _scores(row: dict[str, Any]) -> list[str]:
     """Both scores; a dash where the edge was too small to be kept."""
     is_kept = row.get("is_kept", (True, True))
     ends = zip(("from", "to"), is_kept, strict=True)
-    return [_number(row[end] if kept else None, "+.4f") for end, kept in ends]
+    return [number_text(row[end] if kept else None, "+.4f") for end, kept in ends]
 
 
 def _counts(row: dict[str, Any]) -> list[str]:
@@ -215,29 +214,7 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
-
-
 def _interval(row: dict[str, Any]) -> str:
     if row["turnover_low"] is None:
         return "-"
     return f"[{row['turnover_low']:.2f}, {row['turnover_high']:.2f}]"
-
-
-def _print_table(
-    headers: Sequence[str], lines: Iterable[Sequence[str]], *, left: tuple[int, ...]
-) -> None:
-    """Aligned columns of numbers that are texts already: to the right, but for those in ``left``.
-
-    ``output.print_table`` prints four significant digits, which do not line up here.
-    """
-    table = [list(headers), *map(list, lines)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(headers))]
-    for n, line in enumerate(table):
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text = "  " + "  ".join(cells).rstrip()
-        print(styled(text, "dim") if n == 0 else text)

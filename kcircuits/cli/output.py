@@ -53,6 +53,29 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         print(_line(row, widths, numeric))
 
 
+def print_aligned(
+    headers: Sequence[str], lines: Iterable[Sequence[str]], *, left: tuple[int, ...] = (0,)
+) -> None:
+    """Print columns of numbers that are texts already: to the right, but for those in ``left``.
+
+    ``print_table`` prints four significant digits, which do not line up.
+    """
+    table = [list(headers), *map(list, lines)]
+    widths = [max(_width(line[i]) for line in table) for i in range(len(headers))]
+    is_right = [i not in left for i in range(len(headers))]
+    for n, line in enumerate(table):
+        text = "  " + _line(line, widths, is_right)
+        print(styled(text, "dim") if n == 0 else text)
+
+
+def number_text(value: float | None, form: str) -> str:
+    """A number in a form such as ``.2f`` (then 0 has no sign) or ``+.2f``; None is a dash."""
+    if value is None:
+        return "-"
+    text = f"{value:{form}}"
+    return text if form.startswith("+") or float(text) else text.removeprefix("-")
+
+
 def progress(items: Sequence[ItemT], label: str, *, quiet: bool) -> Iterable[ItemT]:
     """The items, with a bar on stderr that shows rate and time left."""
     from tqdm import tqdm

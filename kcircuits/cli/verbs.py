@@ -19,6 +19,7 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "demo": Verb("demo", "the whole study on a small model, ending with a report"),
     "diff": Verb("diff", "what changed in the circuits between two epochs"),
+    "evaluate": Verb("evaluate", "how faithful the circuits of an epoch are"),
     "export": Verb("export", "write results in the formats of other tools"),
     "facts": Verb("facts", "check a facts file"),
     "manifest": Verb("manifest", "write, check or show the list of checkpoints"),

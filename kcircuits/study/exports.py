@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from kcircuits.core.circuit import Circuits
-from kcircuits.core.scores import EdgeScores
 from kcircuits.core.selection import select
-from kcircuits.errors import IncomparableError, KCircuitsError, UsageError
+from kcircuits.errors import KCircuitsError, UsageError
 from kcircuits.io.checkpoint_files import model_files
 from kcircuits.io.manifest import load_manifest
-from kcircuits.study.alignment import check_comparable
 from kcircuits.study.run import Run
+from kcircuits.study.stored_scores import stored_scores
 
 # Names of d_model in the config.json of the families: Llama and most others, GPT-2.
 _WIDTHS = ("hidden_size", "n_embd")
@@ -31,28 +28,8 @@ def epoch_circuits(run: Run, epoch: str, fact_ids: Sequence[str] | None = None) 
         IncomparableError: Cells are missing, or failed, or hold only their largest scores.
         StoreCorruptError: What was read is not what was committed.
     """
-    if fact_ids is not None and len(set(fact_ids)) < len(fact_ids):
-        raise UsageError("a fact is named twice", field="fact", hint="name each fact once")
-    cells = run.cells(epoch, fact_ids, dense=True)
-    if not cells:
-        raise IncomparableError(f"no fact has numbers at {epoch}", hint="see `kcircuits status`")
-    check_comparable(cells)
-    means = [cell.mean for cell in cells if cell.mean is not None]
-    if len(means) < len(cells):
-        raise IncomparableError(
-            f"of a graph of {cells[0].topology.n_edges:,} edges a run keeps only the largest "
-            "scores of each fact; this format takes the scores of all edges",
-            hint="score these facts with kc.attribute, and write them with kc.write_eap_ig",
-        )
-    names = tuple(cell.fact_id for cell in cells)
-    scores = EdgeScores(
-        values=np.stack(means),
-        topology=cells[0].topology,
-        fact_ids=names,
-        fact_idx=np.arange(len(names)),
-        provenance=cells[0].provenance,
-    )
-    return select(scores, n_edges=cells[0].n_edges)
+    scores = stored_scores(run, epoch, fact_ids)
+    return select(scores, n_edges=run.n_edges)
 
 
 def checkpoint_width(run: Run, epoch: str, manifest: Path | None = None) -> int:

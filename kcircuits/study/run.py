@@ -24,6 +24,7 @@ from kcircuits.io.store import CellRow, Store
 if TYPE_CHECKING:
     from kcircuits.analysis.overlap import Level
     from kcircuits.study.diff import Diff
+    from kcircuits.study.evaluation import Evaluation
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -252,6 +253,23 @@ class Run:
             fraction=self.fraction,
             unverified=[end.id for end in ends if not end.is_verified],
         )
+
+    def evaluate(self, ref: str, **options: Any) -> "Evaluation":
+        """Judges the circuits of an epoch anew on its checkpoint; needs the model.
+
+        Args:
+            ref: A reference to the checkpoint.
+            options: As in ``study.evaluate_run.evaluate_run``: ``fact_ids``, ``ablation``,
+                ``metric``, ``n_edges`` or ``fraction``, ``curve``, ``n_draws``, ``memory``, ...
+
+        Raises:
+            UsageError: An epoch, fact or option that cannot be meant.
+            IncomparableError: Cells are missing, or hold fewer scores than are asked for.
+            CheckpointError: The checkpoint is not the one that the run has scored.
+        """
+        from kcircuits.study.evaluate_run import evaluate_run  # imports torch, and this module
+
+        return evaluate_run(self, ref, **options)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report of the run, one self-contained HTML page.

@@ -2,16 +2,23 @@
 
 import html
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from kcircuits.core.bootstrap import BootstrapInterval
+from kcircuits.core.circuit import Circuits
+from kcircuits.core.curve import FaithfulnessCurve
+from kcircuits.core.faithfulness import Faithfulness
 from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.plots.circuit import circuit_figure, circuit_table, kinds_of
 from kcircuits.plots.page import render_page, table_block
 from kcircuits.study.beside import circuit_edges
 from kcircuits.study.diff_page import diff_page
+from kcircuits.study.evaluation import Evaluation
+from kcircuits.study.evaluation_page import evaluation_page
 from kcircuits.study.report import report_page
 from kcircuits.study.results import epoch_overlap, read_results
 from kcircuits.study.run import open_run
@@ -257,6 +264,65 @@ def test_diff_page_shows_the_rows(open_page, run):
     dots = page.evaluate(TRACES, "overlap-plot")
     shown = next(trace for trace in dots if trace.get("name") == "Jaccard")["x"]
     np.testing.assert_allclose(shown, [row["jaccard"] for row in diff.rows])
+
+
+def make_evaluation(facts):
+    """Two facts judged on three prompts each, one of them not known."""
+    topology = Topology(n_layers=4, n_heads=3)
+    mask = np.zeros((2, *topology.edge_mask.shape), dtype=bool)
+    mask[:, 0, 0] = True
+    shape = {"sizes": np.array([0.001, 0.1, 1.0]), "is_gated": np.array([False, True])}
+    metrics = {"clean_metric": np.array([4.0, 0.1]), "empty_metric": np.array([0.0, 0.0])}
+    names = tuple(fact.id for fact in facts)
+    counts = np.array([[1, 90, 900], [1, 90, 900]])
+    curve = FaithfulnessCurve(
+        fact_ids=names, n_selected=counts, n_edges=counts, n_ties=counts * 0,
+        metric=np.array([[0.4, 3.0, 4.0], [0.1, 0.1, 0.1]]), by="size", ablation="corrupt",
+        prompts="evaluation", **shape, **metrics,
+    )  # fmt: skip
+    judged = Faithfulness(
+        fact_ids=names, metric=np.array([3.0, 0.05]), faithfulness=np.array([0.75, np.nan]),
+        is_gated=shape["is_gated"], hit_at_k=np.array([1.0, 0.0]), k=10,
+        target_rank=np.array([1.5, 20.0]), ablation="corrupt", prompts="evaluation", **metrics,
+    )  # fmt: skip
+    interval = BootstrapInterval(
+        estimate=judged.faithfulness, low=np.array([0.7, np.nan]), high=np.array([0.8, np.nan]),
+        n_units=np.array([3, 3]), confidence=0.95, n_draws=10,
+    )  # fmt: skip
+    return Evaluation(
+        epoch="ep2", content_hash="0" * 64, run="demo", method="eap", params={"metric": "kl"},
+        metric="logit-difference", facts=facts, left_out=(),
+        circuits=Circuits.from_mask(mask, topology, fact_ids=names), faithfulness=judged,
+        intervals=interval, seed=0,
+        curves={"size": curve, "importance": replace(curve, by="importance")},
+        baselines={"size": np.array([[0.1, np.nan], [-0.102, np.nan]])},
+    )  # fmt: skip
+
+
+def test_evaluation_page_shows_the_numbers(open_page, run):
+    page = open_page(evaluation_page(make_evaluation(run.facts[:2])))
+    assert page.locator("h1").inner_text() == "demo, ep2"
+    rows = [
+        line.locator("td").all_inner_texts() for line in page.locator("#facts-table tbody tr").all()
+    ]
+    area = (0.1 + 0.75) / 2 * 0.099 + (0.75 + 1) / 2 * 0.9
+    assert rows == [
+        ["fact-0", "1", "0.75\n0.70 to 0.80", "1.00", "1.5", "3.00", "4.00", "0.00", "0.00",
+         f"{area:.3f}", f"{0.999 - area:.3f}"],
+        ["fact-1", "1", "–\nnot known", "0.00", "20.0", "0.05", "0.10", "0.00", "–", "–", "–"],
+    ]  # fmt: skip
+    assert page.evaluate(TRACES, "faithfulness-plot")[-1]["x"] == [0.75]
+    page.get_by_role("radio", name="by importance (CPR)", exact=True).check(force=True)
+    traces = page.evaluate(TRACES, "curve-plot")
+    assert [trace["y"] for trace in traces] == [[0.1, 0.75, 1]] * 3
+    cards = page.locator(".card .value").all_inner_texts()
+    assert cards[:4] == ["0.75", "0.75", f"{area:.3f}", f"{area:.3f}"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_evaluation_page_fits_its_width(open_page, run, width):
+    page = open_page(evaluation_page(make_evaluation(run.facts[:2])), width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -12,12 +12,13 @@ import pytest
 import kcircuits as kc
 from kcircuits.cli.main import main
 from kcircuits.cli.options import add_memory
-from kcircuits.core.ablation import CONSTANT
+from kcircuits.core.ablation import ABLATIONS, CONSTANT
 from kcircuits.discovery import METHODS
 from kcircuits.discovery.pruning import Recipe
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory, plan_chunks
 from kcircuits.engine.metrics import METRICS
 from kcircuits.study import open_run
+from kcircuits.sweep.request import SWEPT_ABLATIONS
 from tests.cli.test_run_verb import study  # noqa: F401  # the fixture
 
 SHORT = {"edge-pruning": ["--param", "steps=12", "--param", "candidates=0.6"]}
@@ -191,11 +192,16 @@ def test_a_run_refuses_ablations_that_depend_on_the_batch(
     assert f"a run cannot use the ablation {ablation}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["run"])
-def test_help_lists_what_the_registries_hold(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("verb", "lists"),
+    [("run", (METHODS, METRICS, SWEPT_ABLATIONS)), ("evaluate", (METRICS, ABLATIONS))],
+)
+def test_help_lists_what_the_registries_hold(
+    verb: str, lists: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([verb, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for names in (METHODS, METRICS):
+    for names in lists:
         assert ", ".join(names) in text
 
 

@@ -20,6 +20,7 @@ from kcircuits.plots.circuit import (
     node_positions,
 )
 from kcircuits.plots.diff import diff_figure, diff_table, edge_figure, edge_table
+from kcircuits.plots.faithfulness import curve_figure, faithfulness_figure
 from kcircuits.plots.knowledge import knowledge_figure, knowledge_table, loss_table
 from kcircuits.plots.overlap import overlap_figure, overlap_table
 from kcircuits.plots.page import beside_block, circuit_block, figure_block, render_page
@@ -105,6 +106,8 @@ def all_figures():
             loss_table([{"epoch": 1, "loss": 2.0}]),
         ),
         "diff": diff_figure(diff_table(document)),
+        "faithfulness": faithfulness_figure(fact_rows(), {"size": "random", "degree": "by degree"}),
+        "curve": curve_figure(curve_rows(), {"ratio of means": [0.0, 0.4, 1.0]}),
         "edges": edge_figure(edge_table(document), start="ep0", stop=HOSTILE, meaning=LOGITS),
     }
 
@@ -238,7 +241,54 @@ def test_diff_figure_shows_turnover_with_its_interval():
     assert turnover.customdata[1].endswith("cannot tell")
 
 
-@pytest.mark.parametrize("name", ["circuit", "overlap", "knowledge", "diff", "edges"])
+def fact_rows() -> list[dict]:
+    numbers = {"low": 0.5, "high": 0.9, "size": 0.0, "degree": 0.3}
+    return [
+        {"fact": HOSTILE, "faithfulness": 0.75, **numbers},
+        {"fact": "unknown", "faithfulness": None, "low": None, "high": None, "size": None},
+        {"fact": "one prompt", "faithfulness": 1.2, **numbers, "low": None, "high": None},
+    ]
+
+
+def curve_rows() -> list[dict]:
+    return [
+        {"fact": fact, "size": size, "n_edges": int(1000 * size), "faithfulness": value}
+        for fact, values in (
+            ("a", (0.1, 0.6, 1.0)),
+            (HOSTILE, (-4.0, 0.2, 1.0)),
+            ("b", (None,) * 3),
+        )
+        for size, value in zip((0.001, 0.1, 1.0), values, strict=True)
+    ]
+
+
+def test_faithfulness_stands_with_interval_beside_random_circuits():
+    figure = all_figures()["faithfulness"]
+    *drawn, circuit = figure.data
+    assert [trace.name for trace in drawn] == ["random (mean)", "by degree (mean)"]
+    assert [list(trace.x) for trace in drawn] == [[0.0, 0.0], [0.3, 0.3]]
+    assert list(circuit.x) == [0.75, 1.2]
+    assert circuit.error_x.array[0] == pytest.approx(0.15)
+    assert circuit.error_x.arrayminus[0] == pytest.approx(0.25)
+    assert circuit.error_x.array[1] is None
+    assert "unknown" not in str(figure)
+
+
+def test_curve_draws_known_facts_and_all_of_them_together():
+    figure = all_figures()["curve"]
+    assert [list(trace.y) for trace in figure.data] == [
+        [0.1, 0.6, 1.0],
+        [-4.0, 0.2, 1.0],
+        [0.0, 0.4, 1.0],
+    ]
+    assert all(list(trace.x) == [0.1, 10, 100] for trace in figure.data)
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.yaxis.range[0] == pytest.approx(-1.05)  # -4 would squeeze the others
+
+
+@pytest.mark.parametrize(
+    "name", ["circuit", "overlap", "knowledge", "diff", "edges", "faithfulness", "curve"]
+)
 def test_figures_have_axis_titles_and_no_foreign_markup(name):
     figure = all_figures()[name]
     titles = [axis.title.text for axis in figure.select_xaxes()]
@@ -256,6 +306,8 @@ def test_figures_have_axis_titles_and_no_foreign_markup(name):
         knowledge_figure([], []),
         diff_figure([]),
         edge_figure([], start="", stop="", meaning=LOGITS),
+        faithfulness_figure(fact_rows()[1:2], {}),
+        curve_figure(curve_rows()[-3:], {}),
     ],
 )
 def test_empty_tables_say_so(figure):

@@ -9,11 +9,12 @@ import kcircuits as kc
 
 # A name that goes or comes is a change that users have to be told of: see CHANGELOG.md.
 LIGHT = [  # answer without torch
-    "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "EdgeScores", "Fact",
-    "Faithfulness", "FaithfulnessCurve", "KCircuitsError", "Manifest", "NeuronScores", "NodeScores",
-    "Prompt", "PromptBatch", "Run", "Topology", "bootstrap_faithfulness", "bootstrap_mean",
-    "bootstrap_ratio", "load_facts", "load_manifest", "open_run", "random_circuits", "read_eap_ig",
-    "select", "select_nodes", "write_eap_ig", "write_facts", "write_manifest",
+    "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "EdgeScores", "Evaluation",
+    "Fact", "Faithfulness", "FaithfulnessCurve", "KCircuitsError", "Manifest", "NeuronScores",
+    "NodeScores", "Prompt", "PromptBatch", "Run", "Topology", "bootstrap_faithfulness",
+    "bootstrap_mean", "bootstrap_ratio", "load_facts", "load_manifest", "open_run",
+    "random_circuits", "read_eap_ig", "select", "select_nodes", "write_eap_ig", "write_facts",
+    "write_manifest",
 ]  # fmt: skip
 HEAVY = [
     "Model", "Necessity", "Recipe", "attribute", "attribute_neurons", "evaluate",

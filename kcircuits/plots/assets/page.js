@@ -254,7 +254,10 @@
   const cellText = (value, column) => {
     if (value === null) return NONE;
     if (typeof value === "object") return value.t;
-    if (typeof value === "number") return minus(value.toFixed(column.digits || 0));
+    if (typeof value === "number") {
+      const text = value.toFixed(column.digits || 0);
+      return Number(text) ? minus(text) : text.replace("-", "");
+    }
     return value;
   };
   const tableCell = (value, column) => {
