@@ -208,7 +208,22 @@ def ablated_outputs(
     if ablation == "zero":
         return {name: torch.zeros(shape, dtype=weights.dtype) for name in names}
     assert constants is not None
-    return {name: constants[u, : shape[0]].expand(shape) for u, name in enumerate(names)}
+    last = constants.shape[1] - 1
+    places = [min(pos, last) for pos in range(shape[0])]
+    return {name: constants[u, places] for u, name in enumerate(names)}
+
+
+def mean_outputs(weights: Any, batch: kc.PromptBatch, *, by_position: bool) -> Tensor:
+    """What senders write on average [sender, pos, d_model]: at each position, then at any."""
+    rows = [next(answer_rows(batch, i, "log-probability")) for i in range(len(batch))]
+    seen = [run(weights, row.clean).outputs for row in rows]
+    n_pos = max(len(row.clean) for row in rows) if by_position else 0
+    means = []
+    for name in weights.topology.forward_names:
+        written = [out[name] for out in seen]
+        at = [torch.stack([x[pos] for x in written if pos < len(x)]) for pos in range(n_pos)]
+        means.append(torch.stack([x.mean(0) for x in (*at, torch.cat(written))]))
+    return torch.stack(means)
 
 
 def edge_gradients(

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import kcircuits as kc
+from kcircuits.discovery.edge_pruning import LOSSES, LossName
+from kcircuits.discovery.gate_runs import GateRuns, Loss
 from kcircuits.engine.attribution import Question, path_scores
 from kcircuits.engine.forward import run_rows
 from kcircuits.engine.masked import circuit_logits, set_stage
@@ -137,6 +139,97 @@ def test_scores_equal_those_of_the_slow_model(
     for i in range(len(batch)):
         expected = slow.edge_scores(tiny.weights, batch, i, metric=name, runs=halfway)
         assert np.abs(found[i] - expected).max() <= 1e-11 * np.abs(expected).max()
+
+
+def slow_masked(
+    slow: ModuleType,
+    weights: Any,
+    row: Any,
+    mask: torch.Tensor,
+    ablation: str = "corrupt",
+    constants: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits of the slow model where every edge carries mask x current + (1 - mask) x ablated."""
+    given = slow.ablated_outputs(weights, row, ablation, constants)
+    senders, receivers = weights.topology.forward_index, weights.topology.backward_index
+
+    def edge(u: str, v: str, out: torch.Tensor) -> torch.Tensor:
+        share = mask[senders(u), receivers(v)]
+        return share * out + (1 - share) * given[u]
+
+    return slow.run(weights, row.clean, edge=edge).logits
+
+
+def random_masks(topology: kc.Topology, n_masks: int, seed: int = 0) -> torch.Tensor:
+    values = np.random.default_rng(seed).random((n_masks, *topology.edge_mask.shape))
+    return torch.as_tensor(values * topology.edge_mask)
+
+
+@pytest.mark.parametrize("ablation", ["corrupt", "zero", "mean", "positional-mean"])
+@pytest.mark.parametrize("name", METRICS)
+def test_circuits_equal_those_of_the_slow_model(
+    tiny: Any, make_answers: MakeAnswers, slow: ModuleType, name: str, ablation: Any
+) -> None:
+    batch = make_answers()
+    masks = random_masks(tiny.topology, 4) > 0.5
+    found = kc.evaluate(
+        tiny, batch, circuits_of(tiny, masks.numpy()), metric=name, ablation=ablation
+    )
+    constants = slow.mean_outputs(tiny.weights, batch, by_position=ablation == "positional-mean")
+    for i in range(4):
+        expected = 0.0
+        for row in slow.answer_rows(batch, i, name):
+            clean = slow.run(tiny.weights, row.clean).logits
+            logits = slow_masked(slow, tiny.weights, row, masks[i].double(), ablation, constants)
+            expected += float(slow.measure(logits, clean, row, name))
+        assert found.metric[i] == pytest.approx(expected, rel=1e-9, abs=1e-11)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_pruning_lowers_the_loss_of_the_whole_answer(
+    tiny: Any, make_answers: MakeAnswers, slow: ModuleType, loss: LossName
+) -> None:
+    """A step's loss at gates between 0 and 1, and its slope along a direction."""
+    batch, metric = make_answers(), "logit-difference"
+    runs = GateRuns(
+        tiny.weights, batch, Loss(name=loss, metric=metric), "corrupt", joint=False, memory=2**30
+    )
+    exists = tiny.topology.edge_mask
+    edges = torch.as_tensor(np.flatnonzero(exists)).repeat(4, 1)
+    masks, direction = (random_masks(tiny.topology, 4, seed)[:, exists] for seed in (0, 1))
+    losses, gradient = runs.measure(edges)(torch.arange(4), masks, 0)
+
+    def expected(i: int, gates: torch.Tensor) -> float:
+        mask = torch.zeros(exists.shape, dtype=torch.float64)
+        mask[torch.as_tensor(exists)] = gates
+        total = {"kl": 0.0, metric: 0.0}
+        for name in total:
+            for row in slow.answer_rows(batch, i, name):
+                clean = slow.run(tiny.weights, row.clean).logits
+                logits = slow_masked(slow, tiny.weights, row, mask)
+                start = slow.measure(clean, clean, row, name)
+                total[name] += float(slow.measure(logits, clean, row, name) - start)
+        kl, distance = total["kl"], total[metric]
+        return {"kl": kl, "task": abs(distance), "kl+task": kl + distance**2 / 4}[loss]
+
+    for i in range(4):
+        assert float(losses[i]) == pytest.approx(expected(i, masks[i]), rel=1e-9)
+        up, down = (expected(i, masks[i] + sign * 1e-5 * direction[i]) for sign in (1, -1))
+        slope = float((gradient[i] * direction[i]).sum())
+        assert slope == pytest.approx((up - down) / 2e-5, rel=1e-5)
+
+
+def test_pruning_mixes_answers_of_all_lengths(tiny_of: TinyOf, make_answers: MakeAnswers) -> None:
+    """A fact's circuit is the one that it has alone, in one chunk or many."""
+    model, batch = tiny_of("post-norm"), make_answers(n_shared=2)
+    options: dict[str, Any] = {"n_edges": 30, "candidates": 0.8, "loss": "kl+task"}
+    options |= {"recipe": kc.Recipe(steps=8)}
+    together = kc.prune(model, batch, **options)
+    assert (together.n_selected == 30).all()
+    np.testing.assert_array_equal(kc.prune(model, batch, memory=1, **options).mask, together.mask)
+    for i in (0, 2):
+        alone = kc.prune(model, batch.facts([batch.fact_ids[i]]), **options)
+        np.testing.assert_array_equal(alone.mask[0], together.mask[i])
 
 
 @pytest.mark.parametrize(("style", "n_shared"), [("layernorm", 1), ("post-norm", 3)])

@@ -135,7 +135,7 @@ def test_a_neuron_is_the_effect_of_its_activation(
     """
     model, batch = tiny_of(style), make_answers(((1, 1), (2, 2)), (6, 5))
     method = "eap" if alpha else "eap-ig-inputs"
-    params = {} if alpha else {"ig_steps": 1}
+    params: dict[str, Any] = {} if alpha else {"ig_steps": 1}
     found = attribute_neurons(model, batch, method, ablation=ablation, **params).values
     expected = np.zeros_like(found)
     for i in range(2):
