@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kcircuits.study.demo import Demo
 
 OUT = Path("kcircuits-demo")
-N_STEPS = 5
+N_STEPS = 6
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,9 +25,9 @@ def add_parser(subparsers: Any) -> None:
         parents=[common(paths=False)],
         help="the whole study on a small model",
         description="Makes a benchmark, trains a small language model on it, finds one circuit per "
-        "fact and epoch, compares the epochs, and writes a report to open in a browser. Goes on "
-        "where it was killed. small: SmolLM2-135M, some 16 minutes on two cores; smoke: a model "
-        "made on the spot, a few minutes.",
+        "fact and epoch, prunes a few beside them, compares the epochs, and writes a report to "
+        "open in a browser. Goes on where it was killed. small: SmolLM2-135M, some 16 minutes on "
+        "two cores; smoke: a model made on the spot, a few minutes.",
     )
     parser.add_argument("--preset", default="small", metavar="smoke|small", help="default: small")
     parser.add_argument("--strategy", default="full", metavar="full|lora", help="default: full")
@@ -75,6 +75,7 @@ def _content(demo: "Demo") -> dict[str, Any]:
         "manifest": str(demo.manifest.path),
         "run": str(demo.run.path),
         "knowledge": knowledge_table(demo.manifest),
+        "methods": demo.method_rows,
         "diff": demo.diff.to_json()["rows"],
         "diff_page": str(demo.diff_page),
         "report": str(demo.report),
@@ -91,9 +92,14 @@ def _print_summary(demo: "Demo", seconds: float) -> None:
     start, stop = demo.diff.epochs
     print(styled(f"\nCircuits, {start} -> {stop}", "bold"))
     print_rows(demo.diff)
+    if demo.pruned is not None:
+        last = demo.run.epochs[-1]
+        print(styled(f"\nMethods, {last}", "bold") + "  (faithfulness on prompts kept apart)")
+        print_table(list(demo.method_rows[0]), [list(row.values()) for row in demo.method_rows])
     print(styled(f"\nDone in {seconds / 60:.1f} minutes.", "bold") + " Open in a browser:")
     print(f"  {printable(demo.report.resolve())}")
     print(f"  {printable(demo.diff_page.resolve())}")
     print("Ask it more:")
     print(f"  kcircuits diff {start} {stop} --manifest {printable(demo.manifest.path)}")
+    print(f"  kcircuits evaluate {stop} --manifest {printable(demo.manifest.path)}")
     print(f"  kcircuits status --manifest {printable(demo.manifest.path)}")

@@ -160,8 +160,8 @@ def _print_facts(evaluation: "Evaluation") -> None:
     )
     if evaluation.baselines:
         note += (
-            "\n  size, layer, degree: mean F of random circuits of as many edges; in each layer; "
-            "at each node"
+            "\n  size, layer, degree: mean F of random circuits of as many edges; between the same"
+            "\n  layers; at the same nodes"
         )
     if any(row["is_gated"] for row in rows):
         note += "\n  unknown: model and empty are too close to be divided by; not counted below"

@@ -1,15 +1,17 @@
-"""The whole study in one folder: benchmark, training, sweep, difference, report.
+"""The whole study in one folder: benchmark, training, sweep, pruning, difference, report.
 
 Each step finds what an earlier call left and goes on from there, so a killed demo is started
 again with the same command.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Manifest
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
@@ -24,6 +26,11 @@ from kcircuits.sweep.request import Request, make_settings
 
 # The benchmark's presets group their facts by it.
 STRATUM = "split"
+# Edge pruning costs some hundred times what attribution does: a few facts, at the last epoch.
+N_PRUNED = 3
+PRUNED_METHOD = "edge-pruning"
+# All prompts of a fact together: one epoch by itself asks for no halves.
+PRUNING = {"steps": 60, "folds": 1}
 
 Bar = Callable[[], AbstractContextManager[Any]]
 
@@ -35,6 +42,8 @@ class Demo:
     Attributes:
         manifest: The training run.
         run: Its results.
+        pruned: The circuits of a few facts at the last epoch by edge pruning; None where the model
+            knows no fact.
         diff: The epoch in the middle of training against the last one.
         report: The page of the run.
         diff_page: The page of the difference.
@@ -42,9 +51,28 @@ class Demo:
 
     manifest: Manifest
     run: Run
+    pruned: Run | None
     diff: Diff
     report: Path
     diff_page: Path
+
+    @property
+    def method_rows(self) -> list[dict[str, Any]]:
+        """Both circuits of each pruned fact: edges without dangling nodes, and faithfulness."""
+        if self.pruned is None:
+            return []
+        last = self.run.epochs[-1]
+        cells = [(run.method, run.rows(last)) for run in (self.run, self.pruned)]
+        return [
+            {
+                "fact": fact_id,
+                "method": method,
+                "edges": rows[fact_id].values["n_circuit_edges"],
+                "faithfulness": rows[fact_id].values["faithfulness"],
+            }
+            for fact_id in self.pruned.fact_ids
+            for method, rows in cells
+        ]
 
 
 def sweep_all(manifest: Manifest, *, fraction: float, quiet: bool) -> SweepResult:
@@ -59,6 +87,43 @@ def sweep_all(manifest: Manifest, *, fraction: float, quiet: bool) -> SweepResul
         settings=settings,
     )
     return run_local(request, run_folder(manifest), ModelCompute(settings), show_progress=not quiet)
+
+
+def prune_few(manifest: Manifest, run: Run, *, fraction: float, quiet: bool) -> Run | None:
+    """Prunes circuits of a few facts at the last epoch, beside the results of the run."""
+    facts = facts_to_prune(run)
+    if not facts:
+        return None
+    settings = make_settings(PRUNED_METHOD, params=PRUNING, fraction=fraction)
+    request = Request(
+        manifest=manifest,
+        known_facts=facts,
+        facts=facts,
+        checkpoints=manifest.checkpoints[-1:],
+        settings=settings,
+    )
+    compute = ModelCompute(settings)
+    result = run_local(request, run.path, compute, is_main=False, show_progress=not quiet)
+    for error in result.failures.values():
+        raise error
+    return open_run(run.path, method=PRUNED_METHOD)
+
+
+def facts_to_prune(run: Run) -> tuple[Fact, ...]:
+    """A few facts whose circuits can be judged at the last epoch: first one of every stratum."""
+    rows = run.rows(run.epochs[-1])
+    judged = [
+        fact
+        for fact in run.facts
+        if (row := rows.get(fact.id)) and row.is_known and row.values["faithfulness"] is not None
+    ]
+    seen: Counter[tuple[str, ...]] = Counter()
+    place: dict[str, int] = {}
+    for fact in judged:
+        stratum = tuple(fact.strata.values())
+        place[fact.id] = seen[stratum]
+        seen[stratum] += 1
+    return tuple(sorted(judged, key=lambda fact: place[fact.id])[:N_PRUNED])
 
 
 def run_folder(manifest: Manifest) -> Path:
@@ -101,8 +166,11 @@ def run_demo(
     result = sweep_all(manifest, fraction=PRESETS[preset].fraction, quiet=quiet)
     if result.failures:
         raise next(iter(result.failures.values()))
-    say("what changed, and is it more than noise?")
     run = open_run(run_folder(manifest))
+    say(f"edge pruning of {N_PRUNED} facts at {run.epochs[-1]}, to stand beside attribution")
+    pruned = prune_few(manifest, run, fraction=PRESETS[preset].fraction, quiet=quiet)
+    run = open_run(run.path)
+    say("what changed, and is it more than noise?")
     # A fact's circuit means something where the fact is known: by the middle of training.
     middle, last = run.epochs[len(run.epochs) // 2], run.epochs[-1]
     diff = run.diff(middle, last, by=STRATUM)
@@ -110,4 +178,4 @@ def run_demo(
     write_atomic(page, diff_page(diff))
     say("the report")
     report = run.report()
-    return Demo(manifest=manifest, run=run, diff=diff, report=report, diff_page=page)
+    return Demo(manifest=manifest, run=run, pruned=pruned, diff=diff, report=report, diff_page=page)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from kcircuits.core.random_circuits import Match
 from kcircuits.core.ranking import By
 from kcircuits.engine.metrics import get_metric
 from kcircuits.study.diff_tables import number
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Row = dict[str, Any]
 # What random circuits keep of a circuit, in words.
@@ -164,6 +167,13 @@ class Evaluation:
                 values = {name: number(float(end)) for name, end in ends.items()}
                 rows.append({"area": area, "set": way.replace("_", " "), **values})
         return rows
+
+    def plot(self) -> "go.Figure":
+        """Faithfulness of each fact with its interval, beside random circuits."""
+        from kcircuits.plots.faithfulness import faithfulness_figure  # plotly is slow to import
+
+        labels = {name: BASELINES[name] for name in self.baselines}
+        return faithfulness_figure(self.fact_rows, labels)
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as ``kcircuits evaluate --json`` prints it."""

@@ -8,7 +8,7 @@ import numpy as np
 from kcircuits.core.curve import FaithfulnessCurve
 from kcircuits.core.random_circuits import Match
 from kcircuits.core.ranking import By
-from kcircuits.plots.faithfulness import curve_figure, faithfulness_figure
+from kcircuits.plots.faithfulness import curve_figure
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.study.evaluation import AREAS, BASELINES, Evaluation
@@ -89,18 +89,17 @@ def _summary(evaluation: Evaluation) -> Block:
 
 
 def _facts(evaluation: Evaluation) -> Block:
-    baselines = {name: BASELINES[name] for name in evaluation.baselines}
     caption = (
         "Each fact's circuit with a 95% interval over its evaluation prompts (few prompts make it "
         "too short)."
     )
-    if baselines:
+    if evaluation.baselines:
         caption += (
-            " Grey: the mean of random circuits of as many edges; with as many between each two "
-            "layers; and with as many at each part of the model."
+            " Grey: the mean of random circuits of as many edges; of as many between the same "
+            "layers; and of as many at the same nodes."
         )
-    figure = faithfulness_figure(evaluation.fact_rows, baselines)
-    return figure_block("faithfulness", "Fact by fact", {"all": figure}, caption)
+    figures = {"all": evaluation.plot()}
+    return figure_block("faithfulness", "Fact by fact", figures, caption)
 
 
 def _curves(evaluation: Evaluation) -> Block:
@@ -154,7 +153,7 @@ def _fact_table(evaluation: Evaluation) -> Block:
     if evaluation.baselines:
         caption += (
             " Random, by layer and by degree: mean faithfulness of random circuits of as many "
-            "edges, in each layer, at each part."
+            "edges, between the same layers, at the same nodes."
         )
     return table_block("facts", "Facts", columns, rows, caption)
 

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kcircuits as kc
 from kcircuits.cli.main import main
+from kcircuits.core.circuit import Circuits, prune_dangling
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +87,43 @@ def test_the_model_learns_and_the_summary_says_so(demo: dict[str, Any]) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
+def test_a_few_facts_are_pruned_beside_the_run(demo: dict[str, Any]) -> None:
+    """The run still opens with all facts; pruned circuits are judged on the same prompts."""
+    run = kc.open_run(demo["printed"]["run"])
+    pruned = kc.open_run(run.path, method="edge-pruning")
+    assert run.method == "eap-ig-inputs"
+    assert pruned.epochs == run.epochs[-1:]
+    assert len(pruned.fact_ids) == 3
+    strata = {fact.id: tuple(fact.strata.values()) for fact in run.facts}
+    assert len({strata[fact_id] for fact_id in pruned.fact_ids}) == 3
+    found = {(row["fact"], row["method"]): row for row in demo["printed"]["methods"]}
+    assert len(found) == 6
+    last = run.epochs[-1]
+    manifest = kc.load_manifest(demo["out"] / "checkpoints_manifest.yaml")
+    model = kc.load_model(manifest[last])
+    for results in (run, pruned):
+        for cell in results.cells(last, pruned.fact_ids):
+            row = found[cell.fact_id, results.method]
+            circuits = Circuits.from_mask(
+                circuit_mask(cell), results.topology, fact_ids=(cell.fact_id,)
+            )
+            batch = kc.tokenize(model, [fact for fact in run.facts if fact.id == cell.fact_id])
+            judged = kc.evaluate(model, batch, circuits)
+            assert judged.prompts == "evaluation"
+            assert row["edges"] == circuits.n_edges[0]
+            assert row["faithfulness"] == pytest.approx(judged.faithfulness[0], abs=1e-4)
+
+
+def circuit_mask(cell: Any) -> np.ndarray:
+    """The circuit of a cell, drawn up edge by edge."""
+    scores = np.zeros(cell.topology.edge_mask.size)
+    scores[cell.candidates] = np.abs(cell.prompt_scores.mean(0))
+    mask = np.zeros(cell.topology.edge_mask.size, dtype=bool)
+    mask[np.argsort(-scores, kind="stable")[: cell.n_edges]] = True
+    shape = (1, *cell.topology.edge_mask.shape)
+    return prune_dangling(mask.reshape(shape), cell.topology)
+
+
 def test_pages_are_written(demo: dict[str, Any]) -> None:
     for name in ("report", "diff_page"):
         page = Path(demo["printed"][name]).read_text(encoding="utf-8")
@@ -144,5 +183,6 @@ def test_the_report_opens_in_a_browser(demo: dict[str, Any]) -> None:
         page.goto(Path(demo["printed"]["report"]).as_uri())
         page.wait_for_selector(".js-plotly-plot .main-svg")
         assert "smoke-full" in page.inner_text("body")
+        assert page.locator("#beside h3").all_inner_texts() == ["eap-ig-inputs", "edge-pruning"]
         browser.close()
     assert problems == []
