@@ -1,13 +1,15 @@
 """How well every method finds circuits that are known.
 
-For each model of the laboratory's ground truths and each method of the registry, edge pruning
-included: the AUROC of |score| for the edges of the circuit, and how many of the circuit's n edges
-are among the n largest. Means over facts, then over seeds. In float64, with every method's default
-parameters and the logit difference.
+For each model of the laboratory's ground truths and each method of the registry: the AUROC of
+|score| for the edges of the circuit, and how many of the circuit's n edges are among the n largest.
+Means over facts, then over seeds. In float64, with every method's default parameters and the logit
+difference.
 
-    python benchmarks/ground_truth.py [--seeds N] [--only NAME] [--table FILE] [--out FILE]
+    python benchmarks/ground_truth.py [--seeds N] [--only NAME] [--steps N] [--table FILE]
+        [--out FILE]
 
-``--table`` replaces the table between the two marks in a page, such as docs/ground-truth.md.
+``--steps`` trains the gates of edge pruning longer than by default. ``--table`` replaces the table
+between the two marks in a page, such as docs/ground-truth.md.
 """
 
 import re
@@ -31,22 +33,23 @@ MARKS = "<!-- table: benchmarks/ground_truth.py -->", "<!-- end of table -->"
 Finder = Callable[[kc.Model, KnownCircuit], np.ndarray]
 
 
-def finders() -> dict[str, Finder]:
-    """What scores edges: every attribution method, and edge pruning where there is one."""
+def finders(recipe: kc.Recipe) -> dict[str, Finder]:
+    """What scores edges: every method of the registry, those that are trained for a size too."""
 
     def by_attribution(method: str) -> Finder:
         return lambda model, known: kc.attribute(model, known.batch, method).values
 
-    found = {name: by_attribution(name) for name in METHODS}
-    if hasattr(kc, "prune"):
-        found["edge pruning"] = by_pruning
-    return found
+    def by_pruning(model: kc.Model, known: KnownCircuit) -> np.ndarray:
+        """Means of gates, trained for the true number of edges with all edges as candidates."""
+        size = known.n_edges
+        circuits = kc.prune(model, known.batch, n_edges=size, candidates=1.0, recipe=recipe)
+        assert circuits.scores is not None
+        return circuits.scores
 
-
-def by_pruning(model: kc.Model, known: KnownCircuit) -> np.ndarray:
-    """Mask probabilities of edge pruning to the true number of edges, of all edges."""
-    circuits = kc.prune(model, known.batch, n_edges=known.n_edges, candidates=1.0)
-    return circuits.mask.astype(float) if circuits.scores is None else circuits.scores
+    return {
+        name: by_attribution(name) if method.score is not None else by_pruning
+        for name, method in METHODS.items()
+    }
 
 
 def measure(name: str, found: dict[str, Finder], n_seeds: int) -> list[dict[str, Any]]:
@@ -87,7 +90,7 @@ def table(results: list[dict[str, Any]]) -> str:
     models = list(dict.fromkeys(r["model"] for r in results))
     methods = list(dict.fromkeys(r["method"] for r in results))
     lines = [
-        f"| model | edges | {' | '.join(f'`{m}`' if m in METHODS else m for m in methods)} |",
+        f"| model | edges | {' | '.join(f'`{m}`' for m in methods)} |",
         "|---" * (len(methods) + 2) + "|",
     ]
     for model in models:
@@ -125,10 +128,11 @@ def main() -> int:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--seeds", type=int, default=3, help="models of each kind")
     arguments.add_argument("--only", choices=list(GROUND_TRUTHS), help="one kind of model")
+    arguments.add_argument("--steps", type=int, default=kc.Recipe.steps, help="of edge pruning")
     arguments.add_argument("--table", type=Path, help="page whose table to replace")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    found = finders()
+    found = finders(kc.Recipe(steps=options.steps))
     results: list[dict[str, Any]] = []
     for name in [options.only] if options.only else GROUND_TRUTHS:
         results += measure(name, found, options.seeds)

@@ -167,6 +167,20 @@ def test_method_is_blind_where_the_table_says_so(name: str, method: str, blind: 
     assert max(size.values()) <= ROUNDING
 
 
+@pytest.mark.parametrize("name", ["or", "saturation"])
+def test_pruning_sees_what_single_edges_and_gradients_do_not(name: str) -> None:
+    """It runs circuits: a backup counts once the other signal is gone."""
+    known = known_of(name, 0)
+    circuits = kc.prune(
+        WeightsModel(known.weights),
+        known.batch,
+        n_edges=known.n_edges,
+        candidates=1.0,
+        recipe=kc.Recipe(steps=150),
+    )
+    assert (circuits.mask == known.circuit).all()
+
+
 def test_gradients_see_a_slope_that_has_no_effect() -> None:
     known = known_of("slope", 0)
     scores = kc.attribute(WeightsModel(known.weights), known.batch, "eap")
