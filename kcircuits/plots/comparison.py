@@ -52,22 +52,21 @@ def time_figure(table: Sequence[Row], column: str, title: str) -> go.Figure:
         column: What to draw.
         title: Of the vertical axis.
     """
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 420, "showlegend": False})
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 420, "showlegend": True})
     for place, row in enumerate(row for row in table if row[column] is not None):
         value, low, high = (row[column + end] for end in ("", "_low", "_high"))
         figure.add_scatter(
             x=[row["cpu_seconds_per_fact"]],
             y=[value],
             error_y={"array": [high - value], "arrayminus": [value - low], "thickness": 1},
-            mode="markers+text",
-            text=as_text(row["method"]),
-            textposition="middle right",
+            mode="markers",
+            name=as_text(row["method"]),
             marker={
                 "color": SERIES[place % len(SERIES)],
                 "symbol": SYMBOLS[place % len(SYMBOLS)],
                 "size": 11,
             },
-            hovertemplate="%{text}: %{y:.3f} at %{x:.3g} CPU seconds a fact<extra></extra>",
+            hovertemplate="%{y:.3f} at %{x:.3g} CPU seconds a fact",
         )
     figure.update_xaxes(type="log", title_text="CPU seconds per fact")
     return figure.update_yaxes(title_text=title, rangemode="tozero")
