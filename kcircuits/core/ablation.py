@@ -20,8 +20,13 @@ def ablations(*, is_evaluation: bool = False) -> tuple[Ablation, ...]:
 
 def require_ablation(ablation: str, *, is_evaluation: bool = False) -> None:
     """UsageError unless circuits can be found (or judged) under the ablation."""
-    known = ablations(is_evaluation=is_evaluation)
-    if ablation not in known:
+    known = ", ".join(ablations(is_evaluation=is_evaluation))
+    if ablation not in ABLATIONS:
+        raise UsageError(f"ablation is {ablation!r}; expected one of {known}", field="ablation")
+    if ablation == "optimal" and not is_evaluation:
         raise UsageError(
-            f"ablation is {ablation!r}; expected one of {', '.join(known)}", field="ablation"
+            "ablation is 'optimal', whose constants are learned for given circuits: none can be "
+            "found under it",
+            field="ablation",
+            hint=f"find circuits under one of {known}, and judge them under optimal",
         )

@@ -61,6 +61,16 @@ def masked_bytes(weights: TransformerWeights, n_pos: int) -> int:
     return n_pos * (private + cached + senders + logits + masks) * weights.embed.element_size()
 
 
+def gradient_bytes(weights: TransformerWeights, n_pos: int) -> int:
+    """Bytes per prompt of a masked forward that is differentiated."""
+    # On top of a recorded run: private inputs of all layers and gradients at all senders.
+    topology = weights.topology
+    wide = topology.n_forward + (topology.n_layers + 1) * (3 * topology.n_heads + 1)
+    masks = 4 * topology.n_forward * topology.n_backward
+    kept = (wide * n_pos * weights.d_model + masks) * weights.embed.element_size()
+    return recorded_bytes(weights, n_pos, 1) + kept
+
+
 def plan_chunks(
     batch: PromptBatch, bytes_per_prompt: int, memory: int, n_workers: int = 1
 ) -> list[Int[np.ndarray, " _"]]:

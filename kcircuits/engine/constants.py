@@ -15,6 +15,7 @@ from kcircuits.engine.ablation import Constants, ablate_all, sender_differences
 from kcircuits.engine.chunks import plan_chunks, recorded_bytes
 from kcircuits.engine.forward import Record, embed, forward
 from kcircuits.engine.tokens import TokenRows
+from kcircuits.errors import UsageError
 from kcircuits.models.weights import TransformerWeights
 
 
@@ -60,10 +61,19 @@ def constants_of(
     """Mean outputs over the discovery prompts of a batch; None where ablation needs none.
 
     For ``optimal`` they are where learning starts.
+
+    Raises:
+        UsageError: There is no discovery prompt.
     """
     if ablation not in CONSTANT:
         return None
     batch = batch.with_use("discovery")
+    if not len(batch):
+        raise UsageError(
+            f"{ablation} ablation takes constants from discovery prompts, and there is none",
+            field="ablation",
+            hint='give facts prompts with "use": "discovery", or use corrupt or zero',
+        )
     n_bytes = recorded_bytes(weights, batch.clean.shape[1], 1)
     plan = plan_chunks(batch, n_bytes, memory)
     chunks = (

@@ -35,8 +35,10 @@ def evaluate(
         model: From ``load_model``.
         batch: Prompts of the circuits' facts.
         circuits: One mask per fact.
-        ablation: What edges outside the circuit carry: the ``corrupt`` run's activation,
-            ``zero``, ``mean`` or ``positional-mean`` (means over the facts' discovery prompts).
+        ablation: What edges outside the circuit carry: the ``corrupt`` run's activation, ``zero``,
+            ``mean`` or ``positional-mean`` (means over the facts' discovery prompts), or the
+            ``optimal`` constants for these circuits (learned on those prompts; the run without any
+            edge has its own). Constants of one fact alone hold its answer: give several.
         metric: As in ``attribute``.
         k: The k of Hit@k.
         memory: Peak memory above the loaded model to stay within.

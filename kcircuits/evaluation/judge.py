@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.faithfulness import MIN_GAP, MIN_GAP_STANDARD_ERRORS
 from kcircuits.core.topology import Topology
+from kcircuits.engine.ablation import Constants, ablate_with
 from kcircuits.engine.chunks import count_workers, masked_bytes, plan_chunks, run_chunks
 from kcircuits.engine.constants import constants_of
 from kcircuits.engine.forward import unembed
@@ -22,7 +24,9 @@ from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.metrics import get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
+from kcircuits.engine.workspace import Workspace
 from kcircuits.errors import NonFiniteError, UsageError
+from kcircuits.evaluation.optimal import optimal_constants
 from kcircuits.models import Model
 
 logger = logging.getLogger(__name__)
@@ -80,7 +84,7 @@ class Judge:
         use: Literal["evaluation", "discovery"] = "evaluation",
     ) -> None:
         self.metric = get_metric(metric)
-        require_ablation(ablation)
+        require_ablation(ablation, is_evaluation=True)
         self.weights = checked_weights(model)
         if topology != self.weights.topology:
             raise UsageError(
@@ -90,7 +94,8 @@ class Judge:
         batch = batch.facts(fact_ids)
         self.ablation: Ablation = ablation
         self.memory = memory
-        self.constants = constants_of(self.weights, batch, ablation, memory)
+        self._discovery = batch.with_use("discovery")
+        self._means = constants_of(self.weights, batch, ablation, memory)
         self.prompts: Prompts
         if use == "discovery":
             self.batch, self.prompts = batch.with_use("discovery"), "same"
@@ -102,6 +107,8 @@ class Judge:
         n_circuits: int,
         mask_of: MaskOf,
         progress: Callable[[int], object] | None = None,
+        *,
+        learned_with: Callable[[int], int] = lambda i: i,
     ) -> Judged:
         """Runs circuits 0, 1, ... of every fact, each prompt's with its fact's mask.
 
@@ -110,6 +117,7 @@ class Judge:
             mask_of: The masks of each; asked for chunk by chunk, so that they need not all exist
                 at once.
             progress: Called with the number of prompts done after each chunk.
+            learned_with: The circuit whose optimal constants each circuit runs with.
 
         Raises:
             NonFiniteError: A metric is NaN or infinite; names the fact.
@@ -122,9 +130,13 @@ class Judge:
             empty=np.zeros(n_prompts),
         )
 
+        carried = self._carried(n_circuits, mask_of, learned_with)
+        without = self._without_edges
+
         def run(index: np.ndarray) -> Judged:
             facts = self.batch.fact_idx[index]
-            return self._run_rows(index, (mask_of(i)[facts] for i in range(n_circuits)))
+            masks = (mask_of(i)[facts] for i in range(n_circuits))
+            return self._run_rows(index, zip(masks, carried, strict=True), without)
 
         n_workers = count_workers(self.weights)
         n_bytes = masked_bytes(self.weights, self.batch.clean.shape[1])
@@ -156,23 +168,54 @@ class Judge:
         spread = np.sqrt(squared / np.maximum(n_prompts - 1, 1))
         return gap < np.maximum(MIN_GAP, MIN_GAP_STANDARD_ERRORS * spread)
 
+    def _carried(
+        self, n_circuits: int, mask_of: MaskOf, learned_with: Callable[[int], int]
+    ) -> list[Constants | None]:
+        """Optimal constants of every circuit; None where edges carry what they always do."""
+        if self.ablation != "optimal":
+            return [None] * n_circuits
+        sources = [learned_with(i) for i in range(n_circuits)]
+        learned = {i: self._learned(mask_of(i)) for i in dict.fromkeys(sources)}
+        return [learned[i] for i in sources]
+
+    def _learned(self, masks: Bool[np.ndarray, "fact n_forward n_backward"]) -> Constants:
+        assert self._means is not None, "learning starts at means"
+        return optimal_constants(self.weights, self._discovery, masks, self._means, self.memory)
+
+    @cached_property
+    def _without_edges(self) -> Constants | None:
+        """What edges carry where all of them are ablated."""
+        if self.ablation != "optimal":
+            return self._means
+        shape = (self.batch.n_facts, *self.weights.topology.edge_mask.shape)
+        return self._learned(np.zeros(shape, dtype=bool))
+
     @torch.no_grad()
-    def _run_rows(self, index: np.ndarray, masks: Iterable[Bool[np.ndarray, "..."]]) -> Judged:
+    def _run_rows(
+        self,
+        index: np.ndarray,
+        circuits: Iterable[tuple[Bool[np.ndarray, "..."], Constants | None]],
+        without: Constants | None,
+    ) -> Judged:
         rows = TokenRows.from_batch(
             self.batch.rows(index),
             self.weights,
             with_foil=self.metric.with_foil,
             share_prefix=self.ablation == "corrupt",
         )
-        stage = set_stage(self.weights, rows, self.ablation, self.constants)
+        stage = set_stage(self.weights, rows, self.ablation, without)
+        space = Workspace()
 
         def measure(logits: Tensor) -> np.ndarray:
             return self.metric.by_prompt(logits, stage.clean_logits, rows).double().cpu().numpy()
 
         values, ranks = [], []
-        for mask in masks:
+        for mask, constants in circuits:
             by_row = torch.as_tensor(mask, dtype=self.weights.dtype, device=self.weights.device)
-            logits = circuit_logits(self.weights, stage, by_row[rows.prompt])
+            own = stage
+            if constants is not None:
+                own = replace(stage, ablated=ablate_with(self.weights, rows, constants))
+            logits = circuit_logits(self.weights, own, by_row[rows.prompt], space)
             values.append(measure(logits))
             ranks.append(_target_rank(logits, rows).double().cpu().numpy())
         return Judged(

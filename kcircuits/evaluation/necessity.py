@@ -77,7 +77,8 @@ def necessity(
         batch: Prompts of the circuits' facts; judged on those for evaluation.
         circuits: One per fact. The cost is one masked forward for each part of the largest.
         level: Take out nodes (with all their edges), or single edges.
-        ablation: As in ``evaluate``.
+        ablation: As in ``evaluate``; a circuit without a part has the circuit's ``optimal``
+            constants, the model without the circuit its own.
         metric: As in ``attribute``.
         memory: As in ``evaluate``.
         progress: Called with the number of prompts done after each chunk.
@@ -113,7 +114,7 @@ def necessity(
                 without[fact] &= ~of_fact[i - 2][1]
         return without
 
-    judged = judge.run(2 + n_parts, mask_of, progress)
+    judged = judge.run(2 + n_parts, mask_of, progress, learned_with=lambda i: int(i == 1))
     clean, empty = judge.by_fact(judged.clean), judge.by_fact(judged.empty)
     gap = np.where(judge.is_gated(judged), np.nan, clean - empty)
     ratios = (judge.by_fact(judged.circuit) - empty[:, None]) / gap[:, None]

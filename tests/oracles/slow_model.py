@@ -83,6 +83,8 @@ def spread(x: Tensor, weights: Any, rule: str) -> tuple[Tensor, Tensor]:
 
 
 def norm(x: Tensor, weights: Any, rule: str) -> Tensor:
+    if weights is None:
+        return x
     centred, deviation = spread(x, weights, rule)
     out = centred / deviation * weights.gain
     return out if weights.bias is None else out + weights.bias
