@@ -29,7 +29,12 @@ def faithfulness_figure(table: Sequence[Row], baselines: Mapping[str, str]) -> g
             x=[row[field] for row in rows],
             y=labels,
             mode="markers",
-            marker={"symbol": symbol, "size": 9, "color": KEPT, "line": {"width": 2}},
+            marker={
+                "symbol": symbol,
+                "size": 9,
+                "color": KEPT,
+                "line": {"width": 2, "color": KEPT},
+            },
             name=f"{label} (mean)",
             hovertemplate=f"{label}: %{{x:.2f}}<extra></extra>",
         )
@@ -112,7 +117,7 @@ def _facts_layout(labels: list[str]) -> dict[str, Any]:
         "template": TEMPLATE,
         "height": 130 + 24 * len(labels),
         "hovermode": "closest",
-        "xaxis": {"title": {"text": "faithfulness (0: no edge, 1: the model)"}, "zeroline": False},
+        "xaxis": {"title": {"text": "faithfulness (1: the model)"}, "zeroline": False},
         "yaxis": {
             "title": {"text": "fact"},
             "type": "category",
@@ -137,7 +142,7 @@ def _curve_layout(rows: Sequence[Row]) -> dict[str, Any]:
             "tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100],
         },
         "yaxis": {
-            "title": {"text": "faithfulness (0: no edge, 1: the model)"},
+            "title": {"text": "faithfulness (1: the model)"},
             "range": [low - 0.05, high + 0.05],
         },
     }

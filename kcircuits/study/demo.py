@@ -26,11 +26,13 @@ from kcircuits.sweep.request import Request, make_settings
 
 # The benchmark's presets group their facts by it.
 STRATUM = "split"
-# Edge pruning costs some hundred times what attribution does: a few facts, at the last epoch.
+# Edge pruning trains for each circuit, so it is shown on a few facts at the last epoch.
 N_PRUNED = 3
 PRUNED_METHOD = "edge-pruning"
 # All prompts of a fact together: one epoch by itself asks for no halves.
 PRUNING = {"steps": 60, "folds": 1}
+# Candidates per wanted edge: in few steps, training chooses better among few.
+CANDIDATES = 4
 
 Bar = Callable[[], AbstractContextManager[Any]]
 
@@ -94,7 +96,8 @@ def prune_few(manifest: Manifest, run: Run, *, fraction: float, quiet: bool) -> 
     facts = facts_to_prune(run)
     if not facts:
         return None
-    settings = make_settings(PRUNED_METHOD, params=PRUNING, fraction=fraction)
+    params = {**PRUNING, "candidates": min(1.0, CANDIDATES * fraction)}
+    settings = make_settings(PRUNED_METHOD, params=params, fraction=fraction)
     request = Request(
         manifest=manifest,
         known_facts=facts,
