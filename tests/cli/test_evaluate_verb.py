@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 
 import kcircuits as kc
 from kcircuits.cli.main import main
+from kcircuits.core.ablation import ABLATIONS
 from kcircuits.core.bootstrap import (
     bootstrap_faithfulness,
     bootstrap_mean,
     bootstrap_ratio,
 )
 from kcircuits.core.random_circuits import random_circuits
+from kcircuits.engine.metrics import DEFAULT_METRIC, METRICS
 from kcircuits.evaluation.judge import Judge
 from kcircuits.study.evaluation_page import evaluation_page
 from kcircuits.study.run import Run
@@ -190,8 +193,14 @@ def test_intervals_are_over_prompts_and_over_subjects(
             assert row[end] == pytest.approx(float(getattr(interval, end)), rel=1e-3)
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "positional-mean"])
-@pytest.mark.parametrize("metric", ["logit-difference", "log-probability", "kl"])
+@pytest.mark.parametrize(
+    ("ablation", "metric"),
+    [
+        (ablation, metric)
+        for ablation, metric in product(ABLATIONS[1:], METRICS)
+        if ablation != "optimal" or metric == DEFAULT_METRIC  # learning takes seconds
+    ],
+)
 def test_another_ablation_and_metric(
     evaluate: Any, model: Any, batch: Any, scores: Any, ablation: str, metric: str
 ) -> None:

@@ -101,17 +101,18 @@ def test_a_few_facts_are_pruned_beside_the_run(demo: dict[str, Any]) -> None:
     last = run.epochs[-1]
     manifest = kc.load_manifest(demo["out"] / "checkpoints_manifest.yaml")
     model = kc.load_model(manifest[last])
+    batch = kc.tokenize(model, [fact for fact in run.facts if fact.id in pruned.fact_ids])
     for results in (run, pruned):
-        for cell in results.cells(last, pruned.fact_ids):
-            row = found[cell.fact_id, results.method]
-            circuits = Circuits.from_mask(
-                circuit_mask(cell), results.topology, fact_ids=(cell.fact_id,)
-            )
-            batch = kc.tokenize(model, [fact for fact in run.facts if fact.id == cell.fact_id])
-            judged = kc.evaluate(model, batch, circuits)
-            assert judged.prompts == "evaluation"
-            assert row["edges"] == circuits.n_edges[0]
-            assert row["faithfulness"] == pytest.approx(judged.faithfulness[0], abs=1e-4)
+        masks = [circuit_mask(cell) for cell in results.cells(last, pruned.fact_ids)]
+        circuits = Circuits.from_mask(
+            np.concatenate(masks), results.topology, fact_ids=pruned.fact_ids
+        )
+        judged = kc.evaluate(model, batch, circuits)
+        assert judged.prompts == "evaluation"
+        for i, fact_id in enumerate(pruned.fact_ids):
+            row = found[fact_id, results.method]
+            assert row["edges"] == circuits.n_edges[i]
+            assert row["faithfulness"] == pytest.approx(judged.faithfulness[i], abs=1e-4)
 
 
 def circuit_mask(cell: Any) -> np.ndarray:
