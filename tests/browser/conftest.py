@@ -172,8 +172,9 @@ def new_run(tmp_path_factory) -> Callable[..., Run]:
     return lambda **options: make_run(tmp_path_factory.mktemp("run"), **options)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
+    """A browser that closes with its file: while it runs, no other can be started."""
     chromium = shutil.which("chromium")
     if chromium is None:
         assert os.environ.get("CI") != "true", "chromium is missing: CI has to install it"
