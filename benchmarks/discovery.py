@@ -87,7 +87,7 @@ def main() -> int:
         seconds[name] = [value / N_TRAINED for value in seconds[name]]
     wanted = (
         ("pruning step, 10 % of edges candidates", "10 %", "forward and backward", 3.0),
-        ("pruning step, all edges candidates", "all", "forward and backward", 3.0),
+        ("pruning step, all edges candidates", "all", "forward and backward", None),
         ("pruning step, 9 of 12 tokens shared", "shared", "forward and backward", 3.0),
         ("curve of 10 sizes", "curve", "masked forward", 12.0),
         ("relp", "relp", "EAP-IG", 1 / 3),
