@@ -84,29 +84,31 @@ def test_the_gradient_is_the_slope_of_the_loss(
         assert slope == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-9)
 
 
-def test_the_loss_is_below_that_of_means(tiny: Any, make_batch: MakeBatch) -> None:
-    """By ``evaluate``, on the prompts that it was learned on."""
+def test_the_loss_is_below_that_of_means(
+    tiny: Any, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ``evaluate``, on the prompts that it was learned on; without edges likewise."""
+    monkeypatch.setattr(optimal, "STEPS", 15)
     batch = make_batch(6)
-    for share in (0.0, 0.2, 0.5):
-        circuits = kc.Circuits.from_mask(random_masks(tiny, 6, share), tiny.topology)
-        mean, best = (
-            kc.evaluate(tiny, batch, circuits, metric="kl", ablation=ablation)
-            for ablation in ("mean", "optimal")
-        )
-        assert best.metric.mean() < 0.95 * mean.metric.mean()
-        assert best.empty_metric.mean() < 0.95 * mean.empty_metric.mean()
-        np.testing.assert_array_equal(best.clean_metric, mean.clean_metric)
+    circuits = kc.Circuits.from_mask(random_masks(tiny, 6, 0.3), tiny.topology)
+    mean, best = (
+        kc.evaluate(tiny, batch, circuits, metric="kl", ablation=ablation)
+        for ablation in ("mean", "optimal")
+    )
+    assert best.metric.mean() < 0.95 * mean.metric.mean()
+    assert best.empty_metric.mean() <= mean.empty_metric.mean()
+    np.testing.assert_array_equal(best.clean_metric, mean.clean_metric)
 
 
 def test_where_learning_fails_means_stay(
     tiny_of: TinyOf, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, batch = tiny_of("grouped"), make_batch(4)
-    masks = random_masks(model, 4)
-    down = optimal._Learning.gradient
-    monkeypatch.setattr(optimal._Learning, "gradient", lambda *args: -down(*args))  # uphill
-    found = learned(model, batch, masks)
-    assert torch.equal(found, constants_of(model.weights, batch, "mean", MEMORY))
+    means = constants_of(model.weights, batch, "mean", MEMORY)
+    assert means is not None
+    monkeypatch.setattr(optimal, "STEPS", 1)
+    monkeypatch.setattr(optimal, "RATE", 1e3)
+    assert torch.equal(learned(model, batch, random_masks(model, 4)), means)
 
 
 def test_without_edges_the_least_loss_is_the_jensen_shannon_divergence(
