@@ -76,5 +76,8 @@ def _means() -> Float[Tensor, " point"]:
     grid = torch.linspace(-_REACH, _REACH, _N_POINTS, dtype=torch.float64)
     u = (torch.arange(_N_DRAWS, dtype=torch.float64) + 0.5) / _N_DRAWS
     noise = torch.log(u) - torch.log1p(-u)
-    drawn = [STRETCH * torch.sigmoid((noise + a) / TEMPERATURE) + LOWER for a in grid]
-    return torch.stack([values.clamp(0, 1).mean() for values in drawn])
+
+    def mean(a: Tensor) -> Tensor:
+        return (STRETCH * torch.sigmoid((noise + a) / TEMPERATURE) + LOWER).clamp(0, 1).mean()
+
+    return torch.stack([mean(a) for a in grid])

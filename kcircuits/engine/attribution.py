@@ -119,19 +119,18 @@ def activation_scores(
     alphas = [step / n_steps for step in range(1, n_steps + 1)]
     start = ends.ablated.inputs
     repeated = ends.inputs.repeat(n_steps, 1, 1)
-    total, n_groups = None, 0
-    for replaced in (None, *_interpolated(weights, ends, alphas)):
-        along = torch.cat([start + alpha * (ends.inputs - start) for alpha in alphas])
-        path = along if replaced is None else repeated
+
+    def scores_of(path: Tensor, replaced: Replaced | None = None) -> Tensor:
         record, gradients = _gradients(
             weights, rows, question, ends, path, GRADIENT, replaced=replaced
         )
         with torch.no_grad():
-            part = _contract(weights, rows, question, ends, record, gradients, GRADIENT)
-        total = part if total is None else total.add_(part)
-        n_groups += 1
-    assert total is not None
-    return total / n_groups
+            return _contract(weights, rows, question, ends, record, gradients, GRADIENT)
+
+    total = scores_of(torch.cat([start + alpha * (ends.inputs - start) for alpha in alphas]))
+    for replaced in _interpolated(weights, ends, alphas):
+        total += scores_of(repeated, replaced)
+    return total / (1 + 2 * weights.topology.n_layers)
 
 
 def _interpolated(

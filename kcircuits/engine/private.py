@@ -26,17 +26,15 @@ class Projected:
     Attributes:
         values: As projected, biases included.
         private: The inputs.
-        weight: W'.
+        attention: The layer.
         raw: W' x.
-        norm: What the inputs are read through.
         scale: s; 1 without a norm.
     """
 
     values: Float[Tensor, "heads row pos d_head"]
     private: Float[Tensor, "heads row pos d_model"]
-    weight: Float[Tensor, "heads d_head d_model"]
+    attention: AttentionWeights
     raw: Float[Tensor, "heads row pos d_head"]
-    norm: NormWeights | None
     scale: Float[Tensor, "heads row pos 1"]
 
     def pull_back(
@@ -45,15 +43,17 @@ class Projected:
         out: Float[Tensor, "heads row pos d_model"],
     ) -> None:
         """The gradient at the inputs, from that at ``values``."""
-        x = self.private
+        x, norm = self.private, self.attention.norm
         scaled = (gradient * self.scale).to(x.dtype)
-        torch.bmm(scaled.flatten(1, 2), self.weight, out=out.flatten(1, 2))
-        if self.norm is None:
+        # Made anew: of all layers together, W' is as large as the model.
+        weight = _seen_from_inputs(self.attention, len(x) // 3, gradient.shape[-1])
+        torch.bmm(scaled.flatten(1, 2), weight, out=out.flatten(1, 2))
+        if norm is None:
             return
         share = (self.raw * gradient).sum(-1, keepdim=True) * self.scale**3 / x.shape[-1]
         share = share.to(x.dtype)
         out.addcmul_(x, share, value=-1)
-        if self.norm.is_centred:
+        if norm.is_centred:
             out.add_(x.mean(-1, keepdim=True) * share)
 
 
@@ -64,20 +64,29 @@ def project_privately(
     d_head: int,
 ) -> Projected:
     """Normalises and projects the inputs of all heads' queries, keys and values."""
-    norm = attention.norm
-    weights, biases = [], []
-    for weight, own_bias in (
+    weight = _seen_from_inputs(attention, n_heads, d_head)
+    scale = _scale(private, attention.norm)
+    raw = torch.bmm(private.flatten(1, 2), weight.mT).unflatten(1, private.shape[1:3])
+    biases = []
+    for own, bias in (
         (attention.q, attention.b_q),
         (attention.k, attention.b_k),
         (attention.v, attention.b_v),
     ):
-        weights.append(through_norm(by_query_head(weight, n_heads, d_head), norm))
-        bias = total_bias(weight, own_bias, norm, n_heads, d_head)
-        biases.append(bias if isinstance(bias, Tensor) else weight.new_zeros(n_heads, 1, d_head))
-    weight, scale = torch.cat(weights), _scale(private, norm)
-    raw = torch.bmm(private.flatten(1, 2), weight.mT).unflatten(1, private.shape[1:3])
+        total = total_bias(own, bias, attention.norm, n_heads, d_head)
+        biases.append(total if isinstance(total, Tensor) else own.new_zeros(n_heads, 1, d_head))
     values = (raw * scale).to(private.dtype) + torch.cat(biases).unsqueeze(1)
-    return Projected(values=values, private=private, weight=weight, raw=raw, norm=norm, scale=scale)
+    return Projected(values=values, private=private, attention=attention, raw=raw, scale=scale)
+
+
+def _seen_from_inputs(
+    attention: AttentionWeights, n_heads: int, d_head: int
+) -> Float[Tensor, "heads d_head d_model"]:
+    """W' of all heads' queries, keys and values."""
+    projections = (attention.q, attention.k, attention.v)
+    return torch.cat(
+        [through_norm(by_query_head(w, n_heads, d_head), attention.norm) for w in projections]
+    )
 
 
 def _scale(
