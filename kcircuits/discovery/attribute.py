@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from kcircuits.core.ablation import CONSTANT, Ablation, require_ablation
-from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.scores import EdgeScores, NeuronScores
@@ -17,11 +16,11 @@ from kcircuits.engine.chunks import (
     DEFAULT_MEMORY,
     count_workers,
     parse_memory,
-    plan_chunks,
-    recorded_bytes,
+    plan_runs,
     run_chunks,
 )
 from kcircuits.engine.constants import constants_of
+from kcircuits.engine.footprint import RowSizes, recorded_bytes
 from kcircuits.engine.metrics import DEFAULT_METRIC, get_metric
 from kcircuits.engine.parity import checked_weights
 from kcircuits.engine.tokens import TokenRows
@@ -213,17 +212,11 @@ class _Run:
         return scores.cpu().numpy()
 
     def _plan(self) -> list[np.ndarray]:
-        n_pos = _n_positions(self.batch, is_shared=self.question.ablation == "corrupt")
-        n_bytes = recorded_bytes(self.weights, n_pos, self.method.n_steps(self.settings))
-        n_bytes *= max_rows_per_prompt(self.batch)
-        return plan_chunks(self.batch, n_bytes, self.memory, count_workers(self.weights))
-
-
-def _n_positions(batch: PromptBatch, *, is_shared: bool) -> int:
-    """Positions that are run: of a shared prefix only keys and values are kept."""
-    prefix = np.minimum(batch.prefix_lengths, batch.lengths - 1) if is_shared else 0
-    answers = max(len(answer) for answer in (*batch.targets, *batch.foils))
-    return int((batch.lengths - prefix).max()) + answers - 1
+        sizes = RowSizes.of(self.batch, share_prefix=self.question.ablation == "corrupt")
+        n_bytes = recorded_bytes(self.weights, sizes, self.method.n_steps(self.settings))
+        constants = self.question.constants
+        n_held = 0 if constants is None else constants.nbytes
+        return plan_runs(self.weights, self.batch, n_bytes, self.memory - n_held)
 
 
 def _require_prompts(batch: PromptBatch) -> None:
@@ -237,13 +230,15 @@ def _require_prompts(batch: PromptBatch) -> None:
 
 
 def _require_finite(scores: EdgeScores) -> None:
-    bad = np.argwhere(~np.isfinite(scores.values))
-    if len(bad):
-        row, u, v = (int(i) for i in bad[0])
+    for row, values in enumerate(scores.values):
+        bad = np.argwhere(~np.isfinite(values))
+        if not len(bad):
+            continue
+        u, v = (int(i) for i in bad[0])
         fact = scores.fact_ids[int(scores.fact_idx[row])]
         raise NonFiniteError(
             f"fact {fact!r}: the score of {scores.topology.edge_name(u, v)} is not finite "
-            f"({len(bad)} scores in all)",
+            f"({len(bad)} of its scores)",
             field=fact,
             hint="check the checkpoint for overflow, or compute in float32",
         )

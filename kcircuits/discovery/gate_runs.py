@@ -9,12 +9,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kcircuits.core.ablation import Ablation
-from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.discovery.edge_pruning import LossName
 from kcircuits.discovery.pruning import Measure, gates_as_masks
-from kcircuits.engine.chunks import count_workers, plan_chunks, recorded_bytes, run_chunks
+from kcircuits.engine.chunks import count_workers, plan_runs, run_chunks
 from kcircuits.engine.constants import constants_of
+from kcircuits.engine.footprint import RowSizes, gradient_bytes
 from kcircuits.engine.gradient import circuit_gradient
 from kcircuits.engine.masked import Stage, set_stage
 from kcircuits.engine.metrics import get_metric
@@ -90,10 +90,12 @@ class GateRuns:
         self.weights, self.batch, self.loss = weights, batch, loss
         self.ablation: Ablation = ablation
         self.joint, self.memory = joint, memory
-        # Half of the memory is for runs, half for stages: a prompt's turn comes again and again.
-        self._stages = StageCache(self.memory // 2)
         self._spaces: list[Workspace] = []
         self.constants = constants_of(self.weights, batch, ablation, memory)
+        if self.constants is not None:
+            self.memory -= self.constants.nbytes
+        # Half of the memory is for runs, half for stages: a prompt's turn comes again and again.
+        self._stages = StageCache(self.memory // 2)
         self.prompts = [np.flatnonzero(batch.fact_idx == i) for i in range(batch.n_facts)]
         missing = [i for i, rows in enumerate(self.prompts) if not len(rows)]
         if missing:
@@ -156,14 +158,9 @@ class GateRuns:
         return self._stages.get(tuple(prompts.tolist()), make)
 
     def _plan(self, part: PromptBatch) -> list[np.ndarray]:
-        # On top of a recorded run: private inputs of all layers and gradients at all senders.
-        topology, n_pos = self.weights.topology, part.clean.shape[1]
-        wide = topology.n_forward + (topology.n_layers + 1) * (3 * topology.n_heads + 1)
-        kept = wide * n_pos * self.weights.d_model * self.weights.embed.element_size()
-        masks = 4 * topology.n_forward * topology.n_backward * self.weights.embed.element_size()
-        n_bytes = recorded_bytes(self.weights, n_pos, 1) + kept + masks
-        n_bytes *= max_rows_per_prompt(part)
-        return plan_chunks(part, n_bytes, self.memory // 2, count_workers(self.weights))
+        sizes = RowSizes.of(part, share_prefix=self.ablation == "corrupt")
+        n_bytes = gradient_bytes(self.weights, sizes)
+        return plan_runs(self.weights, part, n_bytes, self.memory // 2)
 
 
 class StageCache:

@@ -95,11 +95,14 @@ def ablated_of(record: Record, inputs: Float[Tensor, "row pos d_model"]) -> Abla
 def ablate_with(weights: TransformerWeights, rows: TokenRows, constants: Constants) -> Ablated:
     """Every sender gives its constant."""
     topology, n_pos = weights.topology, rows.clean.shape[1]
-    if constants.shape[1] == 1:
+    n_given = constants.shape[1]
+    if n_given == 1:
         given = constants.expand(-1, n_pos, -1)
+    elif n_given >= n_pos:
+        given = constants[:, :n_pos]
     else:
-        pos = torch.arange(n_pos, device=rows.device)
-        given = constants[:, pos.clamp(max=constants.shape[1] - 1)]
+        later = constants[:, -1:].expand(-1, n_pos - n_given, -1)
+        given = torch.cat([constants, later], 1)
     heads = [
         given[first : first + topology.n_heads]
         for first in map(topology.n_before_attention, range(topology.n_layers))

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
+from kcircuits.engine.footprint import projection_bytes
 from kcircuits.errors import UsageError
 from kcircuits.models.weights import TransformerWeights
 
@@ -17,12 +19,6 @@ ResultT = TypeVar("ResultT")
 
 # Peak memory above the loaded model that a run keeps to unless told otherwise.
 DEFAULT_MEMORY = 2**30
-
-# Tensors that a layer keeps for its backward, in units of the widths below; counted from
-# engine/forward.py and checked against the measured peak by benchmarks/attribution.py.
-_KEPT_D_MODEL = 9
-_KEPT_HEADS = 12
-_KEPT_D_MLP = 4
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -38,41 +34,33 @@ def parse_memory(text: str | int) -> int:
     return n_bytes
 
 
-def recorded_bytes(weights: TransformerWeights, n_pos: int, n_steps: int) -> int:
-    """Bytes per prompt of a differentiated forward with ``n_steps`` points and all senders."""
-    topology = weights.topology
-    heads = topology.n_heads * weights.d_head
-    kept = _KEPT_D_MODEL * weights.d_model + _KEPT_HEADS * heads + _KEPT_D_MLP * weights.d_mlp
-    kept += 4 * topology.n_heads * n_pos
-    graph = topology.n_layers * kept * n_steps
-    senders = topology.n_forward * (weights.d_model + 4 * topology.n_heads)
-    logits = 6 * len(weights.unembed) * n_steps // max(n_pos, 1)
-    return n_pos * (graph + senders + logits) * weights.embed.element_size()
+def plan_runs(
+    weights: TransformerWeights, batch: PromptBatch, bytes_per_row: int, memory: int
+) -> list[Int[np.ndarray, " _"]]:
+    """``plan_chunks`` for as many workers as there are, with what each of them always takes.
 
-
-def masked_bytes(weights: TransformerWeights, n_pos: int) -> int:
-    """Bytes per prompt of a masked forward."""
-    topology = weights.topology
-    private = 8 * 3 * topology.n_heads * weights.d_model
-    cached = topology.n_layers * (4 * weights.d_model + 4 * topology.n_heads * weights.d_head)
-    senders = topology.n_forward * weights.d_model
-    logits = 4 * len(weights.unembed) // max(n_pos, 1)
-    masks = topology.n_forward * topology.n_backward // max(n_pos, 1)
-    return n_pos * (private + cached + senders + logits + masks) * weights.embed.element_size()
-
-
-def gradient_bytes(weights: TransformerWeights, n_pos: int) -> int:
-    """Bytes per prompt of a masked forward that is differentiated."""
-    # On top of a recorded run: private inputs of all layers and gradients at all senders.
-    topology = weights.topology
-    wide = topology.n_forward + (topology.n_layers + 1) * (3 * topology.n_heads + 1)
-    masks = 4 * topology.n_forward * topology.n_backward
-    kept = (wide * n_pos * weights.d_model + masks) * weights.embed.element_size()
-    return recorded_bytes(weights, n_pos, 1) + kept
+    Args:
+        weights: The model.
+        batch: Prompts.
+        bytes_per_row: Peak memory of one row, from ``engine.footprint``.
+        memory: Budget in bytes.
+    """
+    return plan_chunks(
+        batch,
+        bytes_per_row * max_rows_per_prompt(batch),
+        memory,
+        count_workers(weights),
+        n_fixed=projection_bytes(weights),
+    )
 
 
 def plan_chunks(
-    batch: PromptBatch, bytes_per_prompt: int, memory: int, n_workers: int = 1
+    batch: PromptBatch,
+    bytes_per_prompt: int,
+    memory: int,
+    n_workers: int = 1,
+    *,
+    n_fixed: int = 0,
 ) -> list[Int[np.ndarray, " _"]]:
     """Row indices of each chunk: prompts of like length and shared prefix run together.
 
@@ -81,9 +69,10 @@ def plan_chunks(
         bytes_per_prompt: Peak memory of one prompt.
         memory: Budget in bytes for all chunks that run side by side; one prompt always runs.
         n_workers: How many chunks run side by side; their number is a multiple of it.
+        n_fixed: Bytes that each worker takes whatever the number of prompts.
     """
     order = np.lexsort((np.arange(len(batch)), batch.lengths, batch.prefix_lengths))
-    largest = max(1, memory // max(1, bytes_per_prompt) // n_workers)
+    largest = max(1, (memory // n_workers - n_fixed) // max(1, bytes_per_prompt))
     n_rounds = -(-len(order) // (largest * n_workers))
     size = max(1, -(-len(order) // max(1, n_rounds * n_workers)))
     return [order[start : start + size] for start in range(0, len(order), size)]

@@ -12,7 +12,8 @@ import torch
 from kcircuits.core.ablation import CONSTANT, Ablation
 from kcircuits.core.batch import PromptBatch
 from kcircuits.engine.ablation import Constants, ablate_all, sender_differences
-from kcircuits.engine.chunks import plan_chunks, recorded_bytes
+from kcircuits.engine.chunks import plan_chunks
+from kcircuits.engine.footprint import RowSizes, recorded_bytes
 from kcircuits.engine.forward import Record, embed, forward
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.errors import UsageError
@@ -74,8 +75,11 @@ def constants_of(
             field="ablation",
             hint='give facts prompts with "use": "discovery", or use corrupt or zero',
         )
-    n_bytes = recorded_bytes(weights, batch.clean.shape[1], 1)
-    plan = plan_chunks(batch, n_bytes, memory)
+    sizes = RowSizes.of(batch, share_prefix=False)
+    n_bytes = recorded_bytes(weights, sizes, n_steps=1)
+    # The sums, their means and those in the model's dtype.
+    n_sums = 3 * weights.topology.n_forward * sizes.n_pos * weights.d_model
+    plan = plan_chunks(batch, n_bytes, memory, n_fixed=n_sums * max(4, weights.embed.itemsize))
     chunks = (
         TokenRows.from_batch(batch.rows(index), weights, with_foil=False, share_prefix=False)
         for index in plan

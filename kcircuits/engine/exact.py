@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kcircuits.engine.ablation import ablate_all, sender_differences
 from kcircuits.engine.attribution import Question
+from kcircuits.engine.footprint import RowSizes, plain_bytes, recorded_bytes
 from kcircuits.engine.forward import (
     Record,
     embed,
@@ -54,7 +55,7 @@ class _Patcher:
         shape = (self.rows.n_prompts, topology.n_forward, topology.n_backward)
         dtype = torch.float64 if self.base.dtype == torch.float64 else torch.float32
         scores = self.base.new_zeros(shape, dtype=dtype)
-        step = max(1, _ROWS // len(self.rows.clean))
+        step = self._n_side_by_side()
         for column, n_senders in enumerate(topology.n_senders.tolist()):
             layer, place = divmod(column, 3 * n_heads + 1)
             for start in range(0, n_senders, step):
@@ -68,6 +69,14 @@ class _Patcher:
                     values = self._into_head(layer, kind, head, senders)
                 scores[:, senders, column] = (values - self.base).T.to(dtype)
         return scores
+
+    def _n_side_by_side(self) -> int:
+        """Senders whose runs take no more memory than the differentiated run that was planned."""
+        n_rows, n_all = self.rows.clean.shape
+        n_reads = -(-len(self.rows.reads.row) // n_rows)
+        sizes = RowSizes(n_all - self.rows.n_shared, self.rows.n_shared, n_reads)
+        planned = recorded_bytes(self.weights, sizes, n_steps=1)
+        return max(1, min(_ROWS // n_rows, planned // plain_bytes(self.weights, sizes)))
 
     def _changed(self, inputs: Float[Tensor, "row pos d_model"], senders: slice) -> Tensor:
         """The input of a receiver with each sender's edge ablated [sender * row, pos, d_model]."""

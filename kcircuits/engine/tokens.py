@@ -107,9 +107,9 @@ class TokenRows:
             CheckpointError: A token id beyond the embedding, or more positions than the model has.
         """
         rows = answer_rows(batch, with_foil=with_foil)
-        _check_tokens(max(int(ids.max(initial=0)) for ids in (rows.clean, rows.corrupt)), weights)
-        _check_tokens(int(max(rows.token.max(initial=0), rows.other.max(initial=0))), weights)
-        _check_positions(rows.clean.shape[1], weights)
+        ids = (rows.clean, rows.corrupt, rows.token, rows.other)
+        largest = max(int(each.max(initial=0)) for each in ids)
+        require_room(weights, largest_token=largest, n_pos=rows.clean.shape[1])
         # The first position that is read is always run: its logits are what is measured.
         n_shared = int(min(batch.prefix_lengths.min(), batch.lengths.min() - 1))
 
@@ -135,16 +135,14 @@ class TokenRows:
         )
 
 
-def _check_tokens(largest: int, weights: TransformerWeights) -> None:
+def require_room(weights: TransformerWeights, *, largest_token: int, n_pos: int) -> None:
+    """CheckpointError for a token id beyond the embedding, or more positions than there are."""
     d_vocab = weights.embed.shape[0]
-    if largest >= d_vocab:
+    if largest_token >= d_vocab:
         raise CheckpointError(
-            f"token id {largest} is beyond the embedding, which has {d_vocab} rows",
+            f"token id {largest_token} is beyond the embedding, which has {d_vocab} rows",
             hint="use the tokenizer that belongs to this checkpoint",
         )
-
-
-def _check_positions(n_pos: int, weights: TransformerWeights) -> None:
     n_ctx = _n_ctx(weights)
     if n_ctx is not None and n_pos > n_ctx:
         raise CheckpointError(

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kcircuits.core.ablation import Ablation, require_ablation
-from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.core.faithfulness import MIN_GAP, MIN_GAP_STANDARD_ERRORS
 from kcircuits.core.topology import Topology
 from kcircuits.engine.ablation import Constants, ablate_with
-from kcircuits.engine.chunks import count_workers, masked_bytes, plan_chunks, run_chunks
+from kcircuits.engine.chunks import count_workers, plan_runs, run_chunks
 from kcircuits.engine.constants import constants_of
+from kcircuits.engine.footprint import RowSizes, masked_bytes
 from kcircuits.engine.forward import unembed
 from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.metrics import get_metric
@@ -138,11 +138,11 @@ class Judge:
             masks = (mask_of(i)[facts] for i in range(n_circuits))
             return self._run_rows(index, zip(masks, carried, strict=True), without)
 
-        n_workers = count_workers(self.weights)
-        n_bytes = masked_bytes(self.weights, self.batch.clean.shape[1])
-        n_bytes *= max_rows_per_prompt(self.batch)
-        plan = plan_chunks(self.batch, n_bytes, self.memory, n_workers)
-        for index, part in run_chunks(plan, run, n_workers):
+        sizes = RowSizes.of(self.batch, share_prefix=self.ablation == "corrupt")
+        n_bytes = masked_bytes(self.weights, sizes)
+        held = {id(each): each.nbytes for each in (without, *carried) if each is not None}
+        plan = plan_runs(self.weights, self.batch, n_bytes, self.memory - sum(held.values()))
+        for index, part in run_chunks(plan, run, count_workers(self.weights)):
             found.circuit[index], found.target_rank[index] = part.circuit, part.target_rank
             found.clean[index], found.empty[index] = part.clean, part.empty
             if progress is not None:

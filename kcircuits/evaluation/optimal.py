@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kcircuits.core.answers import max_rows_per_prompt
 from kcircuits.core.batch import PromptBatch
 from kcircuits.engine.ablation import Constants
-from kcircuits.engine.chunks import count_workers, gradient_bytes, plan_chunks, run_chunks
+from kcircuits.engine.chunks import count_workers, plan_runs, run_chunks
+from kcircuits.engine.footprint import RowSizes, gradient_bytes
 from kcircuits.engine.gradient import circuit_gradient
 from kcircuits.engine.masked import Stage, circuit_logits, set_stage
 from kcircuits.engine.metrics import get_metric
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 # Steps, and the largest move of a coordinate in the first of them, in units of the root mean square
 # of its sender's mean output; it falls in a line to 0.
 STEPS, RATE = 50, 0.1
+
+# Tensors of the constants' size: start, present ones, moves, two moments, gradient and what is made
+# of them on the way.
+_N_HELD = 10
 
 
 def optimal_constants(
@@ -137,9 +141,9 @@ class _Learning:
             masks = torch.as_tensor(self.masks[chosen.fact_idx], dtype=weights.dtype)
             return of_rows(stage, masks.to(weights.device)[tokens.prompt])
 
-        n_bytes = gradient_bytes(weights, part.clean.shape[1]) * max_rows_per_prompt(part)
-        n_workers = count_workers(weights)
-        yield from run_chunks(plan_chunks(part, n_bytes, self.memory, n_workers), run, n_workers)
+        n_bytes = gradient_bytes(weights, RowSizes.of(part, share_prefix=False))
+        plan = plan_runs(weights, part, n_bytes, self.memory - _N_HELD * constants.nbytes)
+        yield from run_chunks(plan, run, count_workers(weights))
 
 
 def _divergence(logits: Float[Tensor, "read d_vocab"], stage: Stage) -> Float[Tensor, " prompt"]:

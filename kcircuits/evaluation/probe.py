@@ -7,6 +7,7 @@ vocabulary. The rule's name stands in every row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from kcircuits.core.batch import Answer, PromptBatch
 from kcircuits.engine.chunks import (
     DEFAULT_MEMORY,
     count_workers,
-    masked_bytes,
     parse_memory,
     plan_chunks,
     run_chunks,
 )
+from kcircuits.engine.footprint import RowSizes, plain_bytes
 from kcircuits.engine.forward import At, embed, forward
 from kcircuits.engine.parity import checked_weights
+from kcircuits.engine.tokens import require_room
 from kcircuits.models import Model
 
 KNOWN_AMONG_CANDIDATES = "first-among-candidates"
@@ -46,11 +48,20 @@ def probe(
 
     Returns:
         One row per prompt, in batch order: see ``answer_statistics``.
+
+    Raises:
+        CheckpointError: A token id beyond the embedding, or more positions than the model has.
     """
     batch = probe_rows(batch)
     weights = checked_weights(model)
-    n_answers = max((len(_asked(batch, i)) for i in range(len(batch))), default=1)
-    n_bytes = masked_bytes(weights, batch.clean.shape[1]) * n_answers
+    asked = [_asked(batch, i) for i in range(len(batch))]
+    longest = max((len(fed) for answers in asked for fed in answers), default=0)
+    sizes = RowSizes(n_pos=int(batch.lengths.max(initial=0)) + longest, n_reads=1 + longest)
+    prompts = (ids[:n] for ids, n in zip(batch.clean, batch.lengths, strict=True))
+    texts = chain(prompts, batch.targets, *(batch.candidates or ()))
+    largest = max((int(max(text)) for text in texts), default=0)
+    require_room(weights, largest_token=largest, n_pos=sizes.n_pos)
+    n_bytes = plain_bytes(weights, sizes) * max(map(len, asked), default=1)
     n_workers = count_workers(weights)
 
     def ask(tokens: Tensor, row: Tensor, pos: Tensor) -> Tensor:

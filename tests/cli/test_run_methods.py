@@ -155,13 +155,12 @@ def test_memory_reaches_the_engine(
     sizes: dict[str, set[int]] = {}
     for memory in ("1GiB", "1KiB"):
 
-        def planned(*args: Any, memory: str = memory) -> list[Any]:
-            chunks = plan_chunks(*args)
+        def planned(*args: Any, memory: str = memory, **options: Any) -> list[Any]:
+            chunks = plan_chunks(*args, **options)
             sizes.setdefault(memory, set()).update(map(len, chunks))
             return chunks
 
-        for module in ("discovery.attribute", "evaluation.judge"):
-            monkeypatch.setattr(f"kcircuits.{module}.plan_chunks", planned)
+        monkeypatch.setattr("kcircuits.engine.chunks.plan_chunks", planned)
         run = ["--memory", memory, "--run", str(tmp_path / memory)]
         assert main(["run", "--quiet", "--n-edges", "9", *run, *where]) == 0
     assert sizes["1KiB"] == {1}

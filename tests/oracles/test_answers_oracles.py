@@ -18,6 +18,7 @@ from kcircuits.engine.forward import run_rows
 from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.metrics import METRICS, get_metric
 from kcircuits.engine.tokens import TokenRows
+from kcircuits.errors import CheckpointError
 
 MakeAnswers = Callable[..., kc.PromptBatch]
 TinyOf = Callable[..., Any]
@@ -342,3 +343,13 @@ def test_every_pair_of_lengths_is_read_where_it_stands(
         expected_metric(model, batch, i, "logit-difference", "clean") for i in range(len(pairs))
     ]
     np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_probe_refuses_what_the_model_has_no_room_for(tiny: Any, make_answers: MakeAnswers) -> None:
+    batch = make_answers()
+    few = ((40,), batch.targets[0])
+    with pytest.raises(CheckpointError, match="token id 40 is beyond the embedding"):
+        kc.probe(tiny, replace(batch, candidates=(few,) * len(batch)))
+    long = kc.PromptBatch.from_tokens([[1] * 25], [[1] * 25], [[1, 2]])
+    with pytest.raises(CheckpointError, match="has 25 tokens; the model has 24 positions"):
+        kc.probe(tiny, long)
