@@ -168,16 +168,22 @@ def sender_differences(
     ablated: Ablated,
     inputs: Float[Tensor, "row pos d_model"],
     clean: Record,
-) -> Float[Tensor, "row pos n_forward d_model"]:
+) -> Float[Tensor, "n_forward row pos d_model"]:
     """Ablated minus clean output of every sender, in sender order."""
     topology = weights.topology
     n_rows, n_pos, d_model = inputs.shape
-    difference = inputs.new_empty(n_rows, n_pos, topology.n_forward, d_model)
-    difference[:, :, 0] = ablated.inputs - inputs
+    difference = inputs.new_empty(topology.n_forward, n_rows, n_pos, d_model)
+    torch.sub(ablated.inputs, inputs, out=difference[0])
     for layer, attention in enumerate(weights.attention):
         first = topology.n_before_attention(layer)
-        heads = difference[:, :, first : first + topology.n_heads].transpose(1, 2)
-        heads.copy_(head_change(clean.z[layer], ablated, layer, attention)).neg_()
+        after = first + topology.n_heads
+        heads = difference[first:after]
+        if ablated.z is not None and attention.post_norm is None:
+            moved = (ablated.z[layer] - clean.z[layer]).transpose(0, 1)
+            torch.bmm(moved.flatten(1, 2), attention.o, out=heads.flatten(1, 2))
+        else:
+            changed = head_change(clean.z[layer], ablated, layer, attention)
+            heads.copy_(changed.transpose(0, 1)).neg_()
         given = 0.0 if ablated.mlp_out is None else ablated.mlp_out[layer]
-        difference[:, :, first + topology.n_heads] = given - clean.mlp_out[layer]
+        difference[after] = given - clean.mlp_out[layer]
     return difference

@@ -141,8 +141,8 @@ def _interpolated(
     topology = weights.topology
     for layer in range(topology.n_layers):
         first = topology.n_before_attention(layer)
-        of_heads = difference[:, :, first : first + topology.n_heads].sum(2)
-        of_mlp = difference[:, :, first + topology.n_heads]
+        of_heads = difference[first : first + topology.n_heads].sum(0)
+        of_mlp = difference[first + topology.n_heads]
         groups: tuple[tuple[Literal["attention", "mlp"], Tensor, Tensor], ...] = (
             ("attention", ends.clean.attention_out[layer], of_heads),
             ("mlp", ends.clean.mlp_out[layer], of_mlp),

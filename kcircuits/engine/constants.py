@@ -48,7 +48,7 @@ def mean_constants(
             counts = torch.nn.functional.pad(counts, (0, width - n_pos))
             n_pos = width
         weight = is_real.to(wide)
-        sums[:, :width] += torch.einsum("rpud,rp->upd", outputs.to(wide), weight)
+        sums[:, :width] += torch.einsum("urpd,rp->upd", outputs.to(wide), weight)
         counts[:width] += weight.sum(0)
     means = sums.sum(1, keepdim=True) / counts.sum()
     if by_position:

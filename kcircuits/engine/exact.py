@@ -80,7 +80,7 @@ class _Patcher:
 
     def _changed(self, inputs: Float[Tensor, "row pos d_model"], senders: slice) -> Tensor:
         """The input of a receiver with each sender's edge ablated [sender * row, pos, d_model]."""
-        return (inputs + self.difference[:, :, senders].permute(2, 0, 1, 3)).flatten(0, 1)
+        return (inputs + self.difference[senders]).flatten(0, 1)
 
     def _into_head(self, layer: int, kind: int, head: int, senders: slice) -> Tensor:
         attention = self.weights.attention[layer]
@@ -111,8 +111,8 @@ class _Patcher:
     def _into_logits(self, senders: slice) -> Tensor:
         reads = self.rows.reads
         assert self.clean.final_in is not None
-        at_reads = self.difference[reads.row, reads.pos - self.rows.n_shared][:, senders]
-        final_in = self.clean.final_in + at_reads.transpose(0, 1)
+        at_reads = self.difference[senders, reads.row, reads.pos - self.rows.n_shared]
+        final_in = self.clean.final_in + at_reads
         return self._metric(unembed(self.weights, final_in.flatten(0, 1)))
 
     def _finish(self, resid: Float[Tensor, "step_row pos d_model"], first: int) -> Tensor:

@@ -12,6 +12,10 @@ import numpy as np
 from kcircuits.core.batch import PromptBatch
 from kcircuits.models.weights import NormWeights, TransformerWeights
 
+# Receivers whose products with the senders are made at once: what senders write is large, and read
+# anew for each product.
+TOGETHER = 96
+
 
 class RowSizes(NamedTuple):
     """How large a row of tokens is.
@@ -70,8 +74,8 @@ def recorded_bytes(weights: TransformerWeights, sizes: RowSizes, n_steps: int) -
     kept += n_pos * n.head * (n_prefix + n_pos)
     recorded = n_pos * ((3 + n.norms) * n.model + 9 * n.heads)
     prefix = 4 * n.heads * n_prefix
-    products = n_pos * (n.senders + 2 * n.head + n.receivers + n_steps) * n.model
-    products += n_pos * (n.receivers + n_steps) * n.senders + 4 * n.edges
+    products = n_pos * (n.senders + 2 * n.head + TOGETHER + n.receivers + n_steps) * n.model
+    products += 4 * n.edges
     back = n_steps * (n.layers * (kept + prefix) + 8 * n_reads * n.vocab)
     after = n_steps * (n.layers * (recorded + prefix) + n_reads * n.vocab) + products
     return n.n_bytes * (ends + max(back, after))

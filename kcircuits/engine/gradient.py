@@ -22,7 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kcircuits.engine.forward import unembed
-from kcircuits.engine.masked import Stage, Tape, by_row
+from kcircuits.engine.layers import by_row
+from kcircuits.engine.masked import Stage, Tape
 from kcircuits.engine.private import Projected
 from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights

@@ -6,6 +6,7 @@ key and value to differentiate.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -69,6 +70,11 @@ def normalise(
     if norm.bias is not None:
         output = output + norm.bias
     return Normalised(output, unit, inverse_scale)
+
+
+def by_row(x: Float[Tensor, "node row pos d_model"]) -> Float[Tensor, "row node _"]:
+    """The same memory with rows first and each row's positions in one."""
+    return x.transpose(0, 1).flatten(2)
 
 
 def split_heads(x: Float[Tensor, "row pos heads_d_head"], d_head: int) -> Tensor:
@@ -151,9 +157,21 @@ def _softmax(scores: Tensor, temperature: float) -> Tensor:
     return softer + (pattern - softer).detach()
 
 
-def _halved(x: Tensor) -> Tensor:
+class _Halved(torch.autograd.Function):
     """The same values, half the gradient."""
-    return x.detach() + (x - x.detach()) / 2
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient / 2
+
+
+def _halved(x: Tensor) -> Tensor:
+    halved: Tensor = _Halved.apply(x)  # type: ignore[assignment]
+    return halved
 
 
 def _rotate(x: Tensor, cos: Float[Tensor, "pos d"], sin: Float[Tensor, "pos d"]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kcircuits.engine.ablation import Ablated, Ablation, Constants, ablate_all, head_change
 from kcircuits.engine.forward import Prefix, embed, forward, run_prefix, unembed
-from kcircuits.engine.layers import attend, mlp_output, normalise
+from kcircuits.engine.layers import attend, by_row, mlp_output, normalise
 from kcircuits.engine.private import Projected, project_privately
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.engine.workspace import Workspace
@@ -201,8 +201,3 @@ class Tape:
         """Puts the MLP of a layer on the tape."""
         first = self.topology.n_before_attention(layer)
         self.change[:, first + self.topology.n_heads] = changed.detach()
-
-
-def by_row(x: Float[Tensor, "receiver row pos d_model"]) -> Float[Tensor, "row receiver _"]:
-    """The same memory with rows first and each row's positions in one."""
-    return x.transpose(0, 1).flatten(2)

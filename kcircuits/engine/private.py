@@ -85,7 +85,7 @@ def _seen_from_inputs(
     """W' of all heads' queries, keys and values."""
     projections = (attention.q, attention.k, attention.v)
     return torch.cat(
-        [through_norm(by_query_head(w, n_heads, d_head), attention.norm) for w in projections]
+        [by_query_head(through_norm(w, attention.norm), n_heads, d_head) for w in projections]
     )
 
 

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from kcircuits.core.answers import LAST, ROLES
+from kcircuits.engine.footprint import TOGETHER
 from kcircuits.engine.forward import Record
-from kcircuits.engine.layers import GRADIENT, BackwardRules, Normalised
+from kcircuits.engine.layers import GRADIENT, BackwardRules, Normalised, by_row
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.models.weights import AttentionWeights, NormWeights, TransformerWeights
 
@@ -34,7 +35,7 @@ def receivers_of(record: Record) -> list[Tensor]:
 def edge_products(
     weights: TransformerWeights,
     rows: TokenRows,
-    difference: Float[Tensor, "row pos n_forward d_model"],
+    difference: Float[Tensor, "n_forward row pos d_model"],
     record: Record,
     gradients: Sequence[Tensor],
     *,
@@ -56,58 +57,60 @@ def edge_products(
         The mean over the stacked runs; 0 where there is no edge.
     """
     topology, n_layers = weights.topology, weights.topology.n_layers
-    n_rows = len(difference)
     role = rows.role[:, rows.n_shared :] if by_role else None
+    chosen = [None] if role is None else [role == k for k in range(len(ROLES))]
     dtype = torch.float64 if difference.dtype == torch.float64 else torch.float32
-    n_roles = len(ROLES) if by_role else 1
-    shape = (n_rows, n_roles, topology.n_forward, topology.n_backward)
+    _, n_rows, n_pos, d_model = difference.shape
+    shape = (n_rows, len(chosen), topology.n_forward, topology.n_backward)
     scores = torch.zeros(shape, dtype=dtype, device=difference.device)
-    for layer, attention in enumerate(weights.attention):
-        last = topology.mlp_column(layer)
-        n_senders = topology.n_before_mlp(layer)
-        scores[:, :, :n_senders, last - 3 * topology.n_heads : last + 1] = _layer_products(
-            difference[:, :, :n_senders],
-            attention,
-            record.attention_norm[layer],
-            [side[layer].detach() for side in (record.q, record.k, record.v)],
-            [gradients[kind * n_layers + layer] for kind in range(3)],
-            gradients[3 * n_layers + layer],
-            role,
-            rules,
-        )
+    n_receivers = 3 * topology.n_heads + 1
+    n_together = min(n_layers, max(1, TOGETHER // n_receivers))
+    # One memory for all: touching fresh pages costs as much as the arithmetic on them.
+    space = difference.new_empty(n_together * n_receivers, n_rows, n_pos, d_model)
+    for first in range(0, n_layers, n_together):
+        last = min(first + n_together, n_layers) - 1
+        at_inputs = space[: (last + 1 - first) * n_receivers]
+        for layer, place in enumerate(at_inputs.split(n_receivers), first):
+            _write_input_gradients(
+                place,
+                weights.attention[layer],
+                record.attention_norm[layer],
+                [side[layer].detach() for side in (record.q, record.k, record.v)],
+                [gradients[kind * n_layers + layer] for kind in range(3)],
+                gradients[3 * n_layers + layer],
+                rules,
+            )
+        senders = slice(topology.n_before_mlp(last))
+        columns = slice(topology.layer_columns(first).start, topology.layer_columns(last).stop)
+        for k, kept in enumerate(chosen):
+            received = at_inputs if kept is None else at_inputs * kept.unsqueeze(-1)
+            products = torch.bmm(by_row(difference[senders]), by_row(received).mT)
+            scores[:, k, senders, columns] = products.to(dtype)
     reads = rows.reads
     final = gradients[-1].unflatten(0, (-1, len(reads.row)))
-    at_reads = difference[reads.row, reads.pos - rows.n_shared]
+    at_reads = difference[:, reads.row, reads.pos - rows.n_shared]
     scores[:, LAST if by_role else 0, :, -1].index_add_(
-        0, reads.row, torch.einsum("aud,ad->au", at_reads, final.sum(0)).to(dtype)
+        0, reads.row, torch.einsum("uad,ad->au", at_reads, final.sum(0)).to(dtype)
     )
     exists = torch.as_tensor(topology.edge_mask, device=scores.device)
     return rows.by_prompt(scores.masked_fill_(~exists, 0.0).div_(len(final)))
 
 
-def _layer_products(
-    difference: Float[Tensor, "row pos sender d_model"],
+def _write_input_gradients(
+    out: Float[Tensor, "receiver row pos d_model"],
     attention: AttentionWeights,
     normed: Normalised,
     projected: Sequence[Float[Tensor, "step_row n_heads pos d_head"]],
     gradients: Sequence[Float[Tensor, "step_row n_heads pos d_head"]],
     mlp_gradient: Float[Tensor, "step_row pos d_model"],
-    role: Int[Tensor, "row pos"] | None,
     rules: BackwardRules,
-) -> Float[Tensor, "row role sender receiver"]:
-    """Difference times the gradients at a layer's receivers (q, k, v of all heads, MLP).
-
-    Summed over steps and positions, in one batched product. The part of G along ``unit`` is one
-    vector per step that all heads share: it takes a column per step and is weighted by head
-    afterwards.
-    """
-    n_rows, n_pos, _, d_model = difference.shape
-    n_heads, d_head = projected[0].shape[1], projected[0].shape[3]
+) -> None:
+    """Gradients at the private inputs of a layer (q, k, v of all heads, MLP), summed over steps."""
+    (n_heads, _, d_head), (n_rows, _, d_model) = projected[0].shape[1:], out.shape[1:]
+    at_inputs = out.flatten(1, 2)
+    is_frozen = rules.freeze_norms or attention.norm is None
     scale = normed.inverse_scale.detach()[..., 0].unsqueeze(1)  # [step_row, 1, pos]
-    unit = normed.unit.detach().unflatten(0, (-1, n_rows))  # [step, row, pos, d_model]
-    n_along = 0 if rules.freeze_norms or attention.norm is None else len(unit)
-    columns = difference.new_empty(3 * n_heads + 1 + n_along, n_rows * n_pos, d_model)
-    along = []
+    shares = []
     for kind, (weight, own_bias) in enumerate(
         zip(
             (attention.q, attention.k, attention.v),
@@ -117,32 +120,23 @@ def _layer_products(
     ):
         scaled = gradients[kind] * scale.unsqueeze(-1)
         summed = scaled.unflatten(0, (-1, n_rows)).sum(0).to(weight.dtype)
-        through = through_norm(by_query_head(weight, n_heads, d_head), attention.norm)
-        place = columns[kind * n_heads : (kind + 1) * n_heads]
-        torch.bmm(summed.transpose(0, 1).flatten(1, 2), through, out=place)
-        if n_along:
+        # Heads that share a projection, side by side with their positions.
+        through = through_norm(weight, attention.norm).unflatten(0, (-1, d_head))
+        place = at_inputs[kind * n_heads : (kind + 1) * n_heads].view(len(through), -1, d_model)
+        torch.bmm(summed.transpose(0, 1).reshape(len(through), -1, d_head), through, out=place)
+        if not is_frozen:
             bias = total_bias(weight, own_bias, attention.norm, n_heads, d_head)
-            along.append(((projected[kind] - bias) * scaled).sum(-1) / d_model)
-    columns[3 * n_heads] = mlp_gradient.unflatten(0, (-1, n_rows)).sum(0).flatten(0, 1)
-    if n_along:
-        columns[3 * n_heads + 1 :] = unit.flatten(1, 2)
-    products = torch.bmm(difference.flatten(0, 1), columns.permute(1, 2, 0))
-    products = products.unflatten(0, (n_rows, n_pos)).to(scale.dtype)
-    direct, by_step = products.split([3 * n_heads + 1, n_along], -1)
-    masks = [None] if role is None else [role == k for k in range(len(ROLES))]
-    scores = torch.stack([_summed_where(direct, mask) for mask in masks], 1)
-    if n_along:
-        shares = torch.cat(along, 1).unflatten(0, (-1, n_rows))  # [step, row, heads, pos]
-        for k, mask in enumerate(masks):
-            kept = shares if mask is None else shares * mask[None, :, None, :]
-            scores[:, k, :, :-1] -= torch.einsum("rpuk,krhp->ruh", by_step, kept)
-    return scores
-
-
-def _summed_where(
-    values: Float[Tensor, "row pos sender receiver"], mask: Tensor | None
-) -> Float[Tensor, "row sender receiver"]:
-    return values.sum(1) if mask is None else (values * mask[:, :, None, None]).sum(1)
+            shares.append(((projected[kind] - bias) * scaled).sum(-1) / d_model)
+    if not is_frozen:
+        # The way through the norm's scale: along the unit, whose part each head takes at each step.
+        share = torch.cat(shares, 1).unflatten(0, (-1, n_rows)).permute(1, 3, 2, 0)
+        unit = normed.unit.detach().unflatten(0, (-1, n_rows)).permute(1, 2, 0, 3)
+        at_inputs[:-1].transpose(0, 1).baddbmm_(
+            share.flatten(0, 1).to(at_inputs.dtype),  # [row_pos, receiver, step]
+            unit.flatten(0, 1).to(at_inputs.dtype),  # [row_pos, step, d_model]
+            alpha=-1,
+        )
+    torch.sum(mlp_gradient.unflatten(0, (-1, n_rows)).flatten(1, 2), 0, out=at_inputs[-1])
 
 
 def by_query_head(
@@ -154,12 +148,12 @@ def by_query_head(
 
 
 def through_norm(
-    per_head: Float[Tensor, "n_heads d_head d_model"], norm: NormWeights | None
-) -> Float[Tensor, "n_heads d_head d_model"]:
-    """Projections as seen from before the norm, without its scale: gain, then centring."""
+    weight: Float[Tensor, "out d_model"], norm: NormWeights | None
+) -> Float[Tensor, "out d_model"]:
+    """A projection as seen from before the norm, without its scale: gain, then centring."""
     if norm is None:
-        return per_head
-    through = per_head * norm.gain
+        return weight
+    through = weight * norm.gain
     return through - through.mean(-1, keepdim=True) if norm.is_centred else through
 
 
