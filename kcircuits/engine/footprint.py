@@ -10,11 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from kcircuits.core.batch import PromptBatch
+from kcircuits.core.topology import Topology
 from kcircuits.models.weights import NormWeights, TransformerWeights
 
-# Receivers whose products with the senders are made at once: what senders write is large, and read
-# anew for each product.
-TOGETHER = 96
+# Receivers whose products with the senders are made at once.
+_TOGETHER = 96
+
+
+def n_together(topology: Topology) -> int:
+    """Layers whose products with earlier senders are made at once.
+
+    What senders write is large and read anew for each product, so that a layer alone waits for
+    memory; what layers of a block read of each other is little.
+    """
+    return min(topology.n_layers, max(1, _TOGETHER // (3 * topology.n_heads + 1)))
 
 
 class RowSizes(NamedTuple):
@@ -74,7 +83,7 @@ def recorded_bytes(weights: TransformerWeights, sizes: RowSizes, n_steps: int) -
     kept += n_pos * n.head * (n_prefix + n_pos)
     recorded = n_pos * ((3 + n.norms) * n.model + 9 * n.heads)
     prefix = 4 * n.heads * n_prefix
-    products = n_pos * (n.senders + 2 * n.head + TOGETHER + n.receivers + n_steps) * n.model
+    products = n_pos * (n.senders + 2 * n.head + n.together + n.receivers + n_steps) * n.model
     products += 4 * n.edges
     back = n_steps * (n.layers * (kept + prefix) + 8 * n_reads * n.vocab)
     after = n_steps * (n.layers * (recorded + prefix) + n_reads * n.vocab) + products
@@ -87,7 +96,7 @@ def masked_bytes(weights: TransformerWeights, sizes: RowSizes) -> int:
     stage = n.layers * (
         n_pos * (5 * n.model + 5 * n.heads) + n_prefix * (6 * n.model + 7 * n.heads)
     )
-    tape = n_pos * (n.senders + n.receivers + 3 * n.head) * n.model + n_reads * n.senders * n.model
+    tape = n_pos * (n.senders + n.together + 3 * n.head) * n.model + n_reads * n.senders * n.model
     layer = n_pos * (12 * n.heads + 4 * n.mlp + 3 * n.head * (n_prefix + n_pos))
     return n.n_bytes * (stage + tape + layer + 7 * n_reads * n.vocab + 3 * n.edges)
 
@@ -115,6 +124,7 @@ class _Widths:
     Attributes:
         model, heads, kv, mlp, vocab: Dimensions; those of heads and kv of all heads together.
         layers, head, senders, receivers: How many; heads and receivers in a layer.
+        together: Receivers of a block of layers.
         edges: Numbers of a mask.
         norms, head_norms: Tensors that a layer's norms keep, as wide as the residual stream and as
             all queries.
@@ -129,6 +139,7 @@ class _Widths:
     layers: int
     head: int
     receivers: int
+    together: int
     senders: int
     edges: int
     norms: int
@@ -148,6 +159,7 @@ class _Widths:
             layers=topology.n_layers,
             head=topology.n_heads,
             receivers=3 * topology.n_heads + 1,
+            together=n_together(topology) * (3 * topology.n_heads + 1),
             senders=topology.n_forward,
             edges=topology.n_forward * topology.n_backward,
             norms=sum(map(_n_kept, norms)),

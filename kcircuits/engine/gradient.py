@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kcircuits.engine.footprint import n_together
 from kcircuits.engine.forward import unembed
 from kcircuits.engine.layers import by_row
-from kcircuits.engine.masked import Stage, Tape
+from kcircuits.engine.masked import Block, Stage, Tape
 from kcircuits.engine.private import Projected
 from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights
@@ -101,7 +102,8 @@ class _Reverse:
         self.mask_gradient = torch.zeros_like(mask)
         self.gradient = space.take("gradient", tuple(change.shape), change).zero_()
         self.ablated_gradient = torch.zeros_like(change) if of_ablated else None
-        wide = (3 * self.topology.n_heads + 1, len(change), *change.shape[2:])
+        n_layers, n_receivers = n_together(self.topology), 3 * self.topology.n_heads + 1
+        wide = (n_layers, n_receivers, len(change), *change.shape[2:])
         self.at_receivers = space.take("at receivers", wide, change)
 
     def forward(self, loss: Loss) -> Float[Tensor, " prompt"]:
@@ -125,18 +127,25 @@ class _Reverse:
         """Fills the gradients, from the logits to the input."""
         self._from_logits()
         for layer in reversed(range(self.topology.n_layers)):
+            block = Block.of(self.topology, layer)
+            at_receivers = self.at_receivers[layer - block.first]
             first = self.topology.n_before_attention(layer)
             after = first + self.topology.n_heads
             leaf, written = self.mlps.pop()
             (at_mlp,) = torch.autograd.grad(written, leaf, self.gradient[:, after])
-            self.at_receivers[-1] = at_mlp
+            at_receivers[-1] = at_mlp
             column = self.topology.mlp_column(layer)
             own = self.tape.own_heads(layer)
-            self._flow_back(own, slice(column, column + 1), self.at_receivers[-1:])
+            self._flow_back(own, slice(column, column + 1), at_receivers[-1:])
             leaf, written = self.heads.pop()
             (at_heads,) = torch.autograd.grad(written, leaf, self.gradient[:, first:after])
-            self.projected.pop().pull_back(at_heads, self.at_receivers[:-1])
-            self._flow_back(slice(first), self.topology.layer_columns(layer), self.at_receivers)
+            self.projected.pop().pull_back(at_heads, at_receivers[:-1])
+            if layer > block.first:
+                columns = self.topology.layer_columns(layer)
+                self._flow_back(block.senders_within(layer), columns, at_receivers)
+            else:
+                of_block = self.at_receivers[: len(block)].flatten(0, 1)
+                self._flow_back(block.senders_before, block.columns, of_block)
 
     def _from_logits(self) -> None:
         ones = torch.ones_like(self.values)

@@ -17,13 +17,57 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kcircuits.core.topology import Topology
 from kcircuits.engine.ablation import Ablated, Ablation, Constants, ablate_all, head_change
+from kcircuits.engine.footprint import n_together
 from kcircuits.engine.forward import Prefix, embed, forward, run_prefix, unembed
 from kcircuits.engine.layers import attend, by_row, mlp_output, normalise
 from kcircuits.engine.private import Projected, project_privately
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Layers that earlier senders are read for at once: what they changed is large.
+
+    Attributes:
+        topology: The graph.
+        first: The first layer, and
+        last: the last one.
+    """
+
+    topology: Topology
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, topology: Topology, layer: int) -> "Block":
+        """The block of a layer."""
+        first = layer - layer % n_together(topology)
+        last = min(first + n_together(topology), topology.n_layers) - 1
+        return cls(topology=topology, first=first, last=last)
+
+    def __len__(self) -> int:
+        """Number of layers."""
+        return self.last - self.first + 1
+
+    @property
+    def columns(self) -> slice:
+        """The receivers of all its layers."""
+        start = self.topology.layer_columns(self.first).start
+        return slice(start, self.topology.layer_columns(self.last).stop)
+
+    @property
+    def senders_before(self) -> slice:
+        """The senders before its first layer."""
+        return slice(self.topology.n_before_attention(self.first))
+
+    def senders_within(self, layer: int) -> slice:
+        """Its senders before one of its layers."""
+        before = self.topology.n_before_attention
+        return slice(before(self.first), before(layer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +176,34 @@ class Tape:
         shape = (n_rows, self.topology.n_forward, n_pos, d_model)
         self.change = space.take("change", shape, stage.inputs)
         self.change[:, 0] = stage.inputs - stage.ablated.inputs
-        n_kept = self.topology.n_layers if keeps_inputs else 1
+        n_kept = self.topology.n_layers if keeps_inputs else n_together(self.topology)
         shape = (n_kept, 3 * self.topology.n_heads + 1, n_rows, n_pos, d_model)
         self._private = space.take("private", shape, stage.inputs)
 
     def layer_in(self, layer: int) -> Float[Tensor, "receiver row pos d_model"]:
-        """The private inputs of a layer's q, k, v and MLP, as far as earlier layers make them."""
-        private = self._private[layer % len(self._private)]
-        private[:-1] = self.ablated.resid_pre[layer]
-        private[-1] = self.ablated.mlp_in[layer]
-        n_senders = self.topology.n_before_attention(layer)
-        kept = self.mask[:, :n_senders, self.topology.layer_columns(layer)]
-        by_row(private).baddbmm_(kept.mT, self.change[:, :n_senders].flatten(2))
+        """The private inputs of a layer's q, k, v and MLP, as far as earlier layers make them.
+
+        What comes from before a block of layers is added to all of them when the first one is
+        asked for.
+        """
+        block, place = Block.of(self.topology, layer), layer % len(self._private)
+        private = self._private[place]
+        if layer == block.first:
+            inputs = self._private[place : place + len(block)]
+            for i, of_layer in enumerate(inputs, layer):
+                of_layer[:-1] = self.ablated.resid_pre[i]
+                of_layer[-1] = self.ablated.mlp_in[i]
+            self._add(inputs.flatten(0, 1), block.senders_before, block.columns)
+        else:
+            senders = block.senders_within(layer)
+            self._add(private, senders, self.topology.layer_columns(layer))
         return private
+
+    def _add(
+        self, inputs: Float[Tensor, "receiver row pos d_model"], senders: slice, columns: slice
+    ) -> None:
+        kept = self.mask[:, senders, columns]
+        by_row(inputs).baddbmm_(kept.mT, self.change[:, senders].flatten(2))
 
     def with_own_heads(
         self, layer: int, private: Float[Tensor, "row pos d_model"]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kcircuits.engine.receivers import by_query_head, through_norm, total_bias
+from kcircuits.engine.receivers import by_projection, seen_from_input, total_bias
 from kcircuits.models.weights import AttentionWeights, NormWeights
 
 
@@ -46,8 +46,10 @@ class Projected:
         x, norm = self.private, self.attention.norm
         scaled = (gradient * self.scale).to(x.dtype)
         # Made anew: of all layers together, W' is as large as the model.
-        weight = _seen_from_inputs(self.attention, len(x) // 3, gradient.shape[-1])
-        torch.bmm(scaled.flatten(1, 2), weight, out=out.flatten(1, 2))
+        weights = _seen_from_inputs(self.attention, gradient.shape[-1])
+        for weight, given, place in zip(weights, scaled.chunk(3), out.chunk(3), strict=True):
+            n = len(weight)
+            torch.bmm(by_projection(given, n), weight, out=by_projection(place, n))
         if norm is None:
             return
         share = (self.raw * gradient).sum(-1, keepdim=True) * self.scale**3 / x.shape[-1]
@@ -64,9 +66,11 @@ def project_privately(
     d_head: int,
 ) -> Projected:
     """Normalises and projects the inputs of all heads' queries, keys and values."""
-    weight = _seen_from_inputs(attention, n_heads, d_head)
     scale = _scale(private, attention.norm)
-    raw = torch.bmm(private.flatten(1, 2), weight.mT).unflatten(1, private.shape[1:3])
+    raw = private.new_empty(*private.shape[:-1], d_head)
+    weights = _seen_from_inputs(attention, d_head)
+    for weight, x, place in zip(weights, private.chunk(3), raw.chunk(3), strict=True):
+        torch.bmm(by_projection(x, len(weight)), weight.mT, out=by_projection(place, len(weight)))
     biases = []
     for own, bias in (
         (attention.q, attention.b_q),
@@ -80,13 +84,11 @@ def project_privately(
 
 
 def _seen_from_inputs(
-    attention: AttentionWeights, n_heads: int, d_head: int
-) -> Float[Tensor, "heads d_head d_model"]:
-    """W' of all heads' queries, keys and values."""
+    attention: AttentionWeights, d_head: int
+) -> list[Float[Tensor, "projection d_head d_model"]]:
+    """W' of queries, keys and values."""
     projections = (attention.q, attention.k, attention.v)
-    return torch.cat(
-        [by_query_head(through_norm(w, attention.norm), n_heads, d_head) for w in projections]
-    )
+    return [seen_from_input(weight, attention.norm, d_head) for weight in projections]
 
 
 def _scale(

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kcircuits.core.answers import LAST, ROLES
-from kcircuits.engine.footprint import TOGETHER
+from kcircuits.engine.footprint import n_together
 from kcircuits.engine.forward import Record
 from kcircuits.engine.layers import GRADIENT, BackwardRules, Normalised, by_row
 from kcircuits.engine.tokens import TokenRows
@@ -64,11 +64,11 @@ def edge_products(
     shape = (n_rows, len(chosen), topology.n_forward, topology.n_backward)
     scores = torch.zeros(shape, dtype=dtype, device=difference.device)
     n_receivers = 3 * topology.n_heads + 1
-    n_together = min(n_layers, max(1, TOGETHER // n_receivers))
+    n_layers_each = n_together(topology)
     # One memory for all: touching fresh pages costs as much as the arithmetic on them.
-    space = difference.new_empty(n_together * n_receivers, n_rows, n_pos, d_model)
-    for first in range(0, n_layers, n_together):
-        last = min(first + n_together, n_layers) - 1
+    space = difference.new_empty(n_layers_each * n_receivers, n_rows, n_pos, d_model)
+    for first in range(0, n_layers, n_layers_each):
+        last = min(first + n_layers_each, n_layers) - 1
         at_inputs = space[: (last + 1 - first) * n_receivers]
         for layer, place in enumerate(at_inputs.split(n_receivers), first):
             _write_input_gradients(
@@ -120,10 +120,13 @@ def _write_input_gradients(
     ):
         scaled = gradients[kind] * scale.unsqueeze(-1)
         summed = scaled.unflatten(0, (-1, n_rows)).sum(0).to(weight.dtype)
-        # Heads that share a projection, side by side with their positions.
-        through = through_norm(weight, attention.norm).unflatten(0, (-1, d_head))
-        place = at_inputs[kind * n_heads : (kind + 1) * n_heads].view(len(through), -1, d_model)
-        torch.bmm(summed.transpose(0, 1).reshape(len(through), -1, d_head), through, out=place)
+        through = seen_from_input(weight, attention.norm, d_head)
+        of_heads = at_inputs[kind * n_heads : (kind + 1) * n_heads]
+        torch.bmm(
+            by_projection(summed.transpose(0, 1), len(through)),
+            through,
+            out=by_projection(of_heads, len(through)),
+        )
         if not is_frozen:
             bias = total_bias(weight, own_bias, attention.norm, n_heads, d_head)
             shares.append(((projected[kind] - bias) * scaled).sum(-1) / d_model)
@@ -139,22 +142,20 @@ def _write_input_gradients(
     torch.sum(mlp_gradient.unflatten(0, (-1, n_rows)).flatten(1, 2), 0, out=at_inputs[-1])
 
 
-def by_query_head(
-    weight: Float[Tensor, "out d_model"], n_heads: int, d_head: int
-) -> Float[Tensor, "n_heads d_head d_model"]:
-    """A projection's rows per query head; key and value heads are repeated for their group."""
+def seen_from_input(
+    weight: Float[Tensor, "out d_model"], norm: NormWeights | None, d_head: int
+) -> Float[Tensor, "projection d_head d_model"]:
+    """Projections as seen from before the norm, without its scale: gain, then centring."""
     per_head = weight.unflatten(0, (-1, d_head))
-    return per_head.repeat_interleave(n_heads // len(per_head), 0)
-
-
-def through_norm(
-    weight: Float[Tensor, "out d_model"], norm: NormWeights | None
-) -> Float[Tensor, "out d_model"]:
-    """A projection as seen from before the norm, without its scale: gain, then centring."""
     if norm is None:
-        return weight
-    through = weight * norm.gain
+        return per_head
+    through = per_head * norm.gain
     return through - through.mean(-1, keepdim=True) if norm.is_centred else through
+
+
+def by_projection(x: Float[Tensor, "heads *pos width"], n_projections: int) -> Tensor:
+    """[heads, ..., width] -> [projection, _, width]: heads of a group share a projection."""
+    return x.reshape(n_projections, -1, x.shape[-1])
 
 
 def total_bias(
