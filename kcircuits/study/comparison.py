@@ -14,7 +14,7 @@ import numpy as np
 
 from kcircuits import __version__
 from kcircuits.core.batch import PromptBatch
-from kcircuits.core.bootstrap import bootstrap_mean
+from kcircuits.core.bootstrap import BootstrapInterval, bootstrap_mean
 from kcircuits.core.curve import FULL_SPAN, FaithfulnessCurve
 from kcircuits.core.facts import Fact
 from kcircuits.discovery.registry import DEFAULT_METHOD
@@ -28,8 +28,6 @@ from kcircuits.plots.theme import number
 Row = dict[str, Any]
 PAGE, TABLE, TEXT = "comparison.html", "comparison.json", "comparison.md"
 _SCHEMA = "kcircuits.compared-method/1"
-# Part of the curve that methods which are trained for sizes have.
-TRAINED_SPAN = (TRAINED_SIZES[0], TRAINED_SIZES[-1])
 
 
 class Comparison:
@@ -46,13 +44,20 @@ class Comparison:
     ) -> None:
         self.about, self.compared, self.subjects = about, list(compared), list(subjects)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """First and last size of the methods that are trained for sizes."""
+        trained = [each.by_size.sizes for each in self.compared if each.by_importance is None]
+        first = max((sizes[0] for sizes in trained), default=TRAINED_SIZES[0])
+        last = min((sizes[-1] for sizes in trained), default=TRAINED_SIZES[-1])
+        return float(first), float(last)
+
     def rows(self) -> list[Row]:
         """The table, a row for each method, None where a method has no such circuits.
 
-        Columns: ``method``; ``cpr`` and ``cmd``, areas over all sizes, and ``cmd_trained``, CMD
-        over ``TRAINED_SPAN`` divided by its width (mean |1 - F|), each the mean over facts with
-        ``_low`` and ``_high`` of its interval; ``cmd_set`` and ``cmd_trained_set``, the same of the
-        ratio of means;
+        Columns: ``method``; ``cpr`` and ``cmd``, areas over all sizes, and ``distance``, mean
+        |1 - F| over ``span``, each the mean over facts with ``_low`` and ``_high`` of its interval;
+        ``cmd_set`` and ``distance_set``, the same of the ratio of means;
         ``size_at_90``, median over facts of the smallest share of edges that reaches F = 0.9;
         ``cpu_seconds_per_fact``; ``half_overlap``, mean over facts.
         """
@@ -102,6 +107,22 @@ class Comparison:
             content["against_default"] = [self.wins(name, DEFAULT_METHOD) for name in others]
         return content
 
+    def markdown(self) -> str:
+        """The table in Markdown, intervals included."""
+        labels = [column["label"].replace("|", r"\|") for column in _columns(self.span)]
+        lines = [f"| {' | '.join(labels)} |", "|---" * len(labels) + "|"]
+        for row in self.rows():
+            cells = [f"`{row['method']}`"]
+            for name in ("cpr", "cmd", "distance"):
+                ends = (number(row[name + end], 3) for end in ("", "_low", "_high"))
+                cells.append("–" if row[name] is None else "{} ({} to {})".format(*ends))
+            cells.append(number(row["distance_set"], 3))
+            size = row["size_at_90"]
+            cells.append("–" if size is None else number(100 * size, 2))
+            cells += [number(row["cpu_seconds_per_fact"], 1), number(row["half_overlap"], 2)]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines) + "\n"
+
     def page(self) -> str:
         """The comparison as one self-contained HTML text."""
         rows, curves = self.rows(), self.curve_rows()
@@ -111,9 +132,10 @@ class Comparison:
         by_label = {
             label: curve_figure(curves, column, title) for label, (column, title) in CURVES.items()
         }
-        low, high = (f"{100 * size:g}" for size in TRAINED_SPAN)
+        where = _span_text(self.span)
+        columns = _columns(self.span)
         blocks = [
-            table_block("methods", "Methods", _COLUMNS, [_cells(row) for row in rows], _CAPTION),
+            table_block("methods", "Methods", columns, [_cells(row) for row in rows], _CAPTION),
             figure_block(
                 "curves",
                 "Faithfulness over size",
@@ -125,8 +147,8 @@ class Comparison:
                 "time",
                 "Faithfulness against time",
                 {
-                    f"{low} to {high} % of edges": time_figure(
-                        rows, "cmd_trained", f"mean |1 − F|, {low} to {high} % of edges"
+                    f"{where} of edges": time_figure(
+                        rows, "distance", f"mean |1 − F|, {where} of edges"
                     ),
                     "all sizes": time_figure(rows, "cmd", "CMD"),
                 },
@@ -144,27 +166,39 @@ class Comparison:
         clusters = np.array(self.subjects)
         n_facts = len(self.subjects)
         areas: Row = {}
-        full = part = positive = None
-        if _spans(each.by_size, FULL_SPAN):
+        full = positive = None
+        if _has(each.by_size, FULL_SPAN):
             full = each.by_size.set_intervals(clusters, seed=0)
-        if _spans(each.by_size, TRAINED_SPAN):
-            part = each.by_size.set_intervals(clusters, seed=0, span=TRAINED_SPAN)
         if each.by_importance is not None:
             positive = each.by_importance.set_intervals(clusters, seed=0)
         for name, intervals in (("cpr", positive), ("cmd", full)):
-            areas |= _interval(name, intervals and intervals[f"{name}_mean_over_facts"])
-        width = TRAINED_SPAN[1] - TRAINED_SPAN[0]
-        areas |= _interval("cmd_trained", part and part["cmd_mean_over_facts"], width)
+            areas |= _interval(name, intervals[f"{name}_mean_over_facts"] if intervals else None)
+        of_facts, of_set = self._distance(each)
+        areas |= _interval("distance", of_facts)
         sizes = each.by_size.size_at(0.9)
         return {
             "method": each.method,
             **areas,
             "cmd_set": full and float(full["cmd_ratio_of_means"].estimate),
-            "cmd_trained_set": part and float(part["cmd_ratio_of_means"].estimate) / width,
+            "distance_set": of_set,
             "size_at_90": _finite(np.median(sizes[~np.isnan(sizes)])),
             "cpu_seconds_per_fact": each.cpu_seconds / n_facts,
             "half_overlap": float(each.half_overlap.mean()),
         }
+
+    def _distance(self, each: Compared) -> tuple[BootstrapInterval | None, float | None]:
+        """Mean |1 - F| over the span, over facts and of the ratio of means."""
+        curve, (low, high) = each.by_size, self.span
+        if not _has(curve, self.span):
+            return None, None
+        if low < high:
+            of_facts = curve.cmd(self.span) / (high - low)
+            of_set = curve.set_areas(self.span)["cmd_ratio_of_means"] / (high - low)
+        else:
+            at = int(np.argmin(np.abs(curve.sizes - low)))
+            of_facts = np.abs(1 - curve.faithfulness[:, at])
+            of_set = float(np.abs(1 - curve.ratio_of_means[at]))
+        return bootstrap_mean(of_facts, np.array(self.subjects), seed=0), of_set
 
     def _distances(self, *methods: str) -> list[np.ndarray]:
         """Mean |1 - F| of each fact over the trained sizes that all of the methods have."""
@@ -244,27 +278,9 @@ def run_comparison(
         found.append(each)
     comparison = Comparison(about, found, subjects)
     write_atomic(folder / TABLE, json.dumps(comparison.to_json(), indent=1) + "\n")
-    write_atomic(folder / TEXT, markdown_table(comparison.rows()))
+    write_atomic(folder / TEXT, comparison.markdown())
     write_atomic(folder / PAGE, comparison.page())
     return comparison
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The table of a comparison in Markdown, intervals included."""
-    labels = [column["label"].replace("|", r"\|") for column in _COLUMNS]
-    lines = [f"| {' | '.join(labels)} |"]
-    lines.append("|---" * len(_COLUMNS) + "|")
-    for row in rows:
-        cells = [f"`{row['method']}`"]
-        for name in ("cpr", "cmd", "cmd_trained"):
-            ends = (number(row[name + end], 3) for end in ("", "_low", "_high"))
-            cells.append("–" if row[name] is None else "{} ({} to {})".format(*ends))
-        cells.append(number(row["cmd_trained_set"], 3))
-        size = row["size_at_90"]
-        cells.append("–" if size is None else number(100 * size, 2))
-        cells += [number(row["cpu_seconds_per_fact"], 1), number(row["half_overlap"], 2)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def _stored(file: Path, identity: Mapping[str, Any]) -> Compared | None:
@@ -282,14 +298,18 @@ def _stored(file: Path, identity: Mapping[str, Any]) -> Compared | None:
     return Compared.from_json(content)
 
 
-def _spans(curve: FaithfulnessCurve, span: tuple[float, float]) -> bool:
+def _has(curve: FaithfulnessCurve, span: tuple[float, float]) -> bool:
     return all(np.isclose(curve.sizes, size, rtol=1e-9).any() for size in span)
 
 
-def _interval(name: str, interval: Any, width: float = 1.0) -> Row:
+def _span_text(span: tuple[float, float]) -> str:
+    return " to ".join(f"{100 * size:g}" for size in dict.fromkeys(span)) + " %"
+
+
+def _interval(name: str, interval: BootstrapInterval | None) -> Row:
     ends = {"": "estimate", "_low": "low", "_high": "high"}
     return {
-        name + end: None if interval is None else float(getattr(interval, part)) / width
+        name + end: None if interval is None else float(getattr(interval, part))
         for end, part in ends.items()
     }
 
@@ -298,16 +318,19 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-_COLUMNS: tuple[Mapping[str, Any], ...] = (
-    {"label": "method", "kind": "text"},
-    {"label": "CPR", "kind": "number", "digits": 3},
-    {"label": "CMD", "kind": "number", "digits": 3},
-    {"label": "|1 − F|, .5 to 5 %", "kind": "number", "digits": 3},
-    {"label": "of the set", "kind": "number", "digits": 3},
-    {"label": "size at F = .9, %", "kind": "number", "digits": 2},
-    {"label": "CPU s per fact", "kind": "number", "digits": 1},
-    {"label": "two-half overlap", "kind": "number", "digits": 3},
-)
+def _columns(span: tuple[float, float]) -> list[Mapping[str, Any]]:
+    return [
+        {"label": "method", "kind": "text"},
+        {"label": "CPR", "kind": "number", "digits": 3},
+        {"label": "CMD", "kind": "number", "digits": 3},
+        {"label": f"|1 − F|, {_span_text(span)}", "kind": "number", "digits": 3},
+        {"label": "of the set", "kind": "number", "digits": 3},
+        {"label": "size at F = .9, %", "kind": "number", "digits": 2},
+        {"label": "CPU s per fact", "kind": "number", "digits": 1},
+        {"label": "two-half overlap", "kind": "number", "digits": 3},
+    ]
+
+
 _CAPTION = (
     "CPR: area under F, circuits by signed importance, higher is better. CMD: area under |1 − F|, "
     "circuits by |score|, lower is better; |1 − F| is its mean over the sizes that trained methods "
@@ -322,8 +345,8 @@ def _cells(row: Row) -> list[Any]:
         row["method"],
         row["cpr"],
         row["cmd"],
-        row["cmd_trained"],
-        row["cmd_trained_set"],
+        row["distance"],
+        row["distance_set"],
         None if size is None else 100 * size,
         row["cpu_seconds_per_fact"],
         row["half_overlap"],

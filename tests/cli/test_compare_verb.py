@@ -12,7 +12,7 @@ from kcircuits.cli.main import main
 from kcircuits.core.curve import FaithfulnessCurve
 from kcircuits.discovery.pruning import Recipe
 from kcircuits.lab.comparison import TRAINED_SIZES, Compared
-from kcircuits.study.comparison import Comparison, markdown_table
+from kcircuits.study.comparison import Comparison
 from tests.cli.test_run_verb import study  # noqa: F401  # the fixture
 
 COMPARISONS = Path(__file__).parents[2] / "docs" / "comparison"
@@ -175,17 +175,29 @@ def test_wins_compare_the_sizes_that_both_have() -> None:
 def test_area_of_trained_sizes_is_a_mean_distance() -> None:
     flat = compared("a", [[0.75] * 4, [1.25] * 4])
     (row,) = Comparison({"model": "m"}, [flat], ["s0", "s1"]).rows()
-    assert row["cmd_trained"] == pytest.approx(0.25)
+    assert row["distance"] == pytest.approx(0.25)
+    assert row["distance_set"] == pytest.approx(0, abs=1e-12)  # one overshoots as far as the other
     assert row["cpr"] is row["cmd"] is None
+
+
+def test_a_single_trained_size_is_compared_at_that_size() -> None:
+    first, second = compared("a", [[0.5, 0.9], [0.4, 1.3]]), compared("b", [[0.75], [1.5]])
+    comparison = Comparison({"model": "m"}, [first, second], ["s0", "s1"])
+    assert comparison.span == (0.005, 0.005)
+    rows = comparison.rows()
+    assert [row["distance"] for row in rows] == pytest.approx([0.55, 0.375])
+    assert [row["distance_set"] for row in rows] == pytest.approx([0.55, 0.125])
+    assert rows[1]["distance_low"] <= 0.375 <= rows[1]["distance_high"]
+    assert "| \\|1 − F\\|, 0.5 % |" in comparison.markdown()
 
 
 @pytest.mark.parametrize("folder", sorted(COMPARISONS.glob("*/")), ids=lambda path: path.name)
 def test_documented_tables_are_those_of_the_files(folder: Path) -> None:
     """The docs show what the committed files of a comparison say, to the letter."""
     content = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    rows, table = content["rows"], markdown_table(content["rows"])
-    assert table in (COMPARISONS.parent / "comparison.md").read_text(encoding="utf-8")
-    stored = [folder / f"{row['method']}.json" for row in rows]
+    stored = [folder / f"{row['method']}.json" for row in content["rows"]]
     found = [Compared.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in stored]
     again = Comparison({"model": content["model"]}, found, content["subjects"])
-    assert markdown_table(again.rows()) == table
+    assert again.rows() == content["rows"]
+    assert again.markdown() == (folder / "comparison.md").read_text(encoding="utf-8")
+    assert again.markdown() in (COMPARISONS.parent / "comparison.md").read_text(encoding="utf-8")
