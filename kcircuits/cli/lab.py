@@ -28,7 +28,8 @@ def add_parser(subparsers: Any) -> None:
         parents=[common(paths=False)],
         help="write facts.jsonl and documents.jsonl",
         description="Invents people, tells of them in documents and asks for them in prompts that "
-        "no document holds; adds facts that the base model knows as controls.",
+        "no document holds; adds facts that the base model knows as controls. Refuses a benchmark "
+        "whose groups differ in more than their frequency (matching.json, matching.html).",
     )
     build.add_argument("--preset", default="small", metavar="smoke|small", help="default: small")
     build.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
@@ -99,17 +100,24 @@ def add_parser(subparsers: Any) -> None:
 
 def run_build(args: argparse.Namespace) -> int:
     """Build, and say what was built."""
+    from kcircuits.io.atomic import write_atomic
     from kcircuits.io.facts import load_facts
     from kcircuits.lab.study import build
+    from kcircuits.study.matching_page import matching_page
 
     with base_bar(args.quiet) as progress:
         built = build(args.preset, args.out, seed=args.seed, model=args.model, progress=progress)
     n_facts, n_documents = len(load_facts(built.facts)), len(built.documents)
+    report, page = built.matching(), args.out / "matching.html"
+    if not page.exists():
+        write_atomic(page, matching_page(report, f"{built.preset}, seed {built.seed}"))
     if args.json:
         content = {"out": str(args.out), "facts": n_facts, "documents": n_documents}
-        print_json("kcircuits.lab-build/1", content | {"base_model": str(built.base)})
+        content |= {"base_model": str(built.base), "matching": str(page)}
+        print_json("kcircuits.lab-build/1", content)
     else:
         print(f"{printable(args.out)}: {n_facts} facts, {n_documents} documents")
+        print(f"groups match in all {len(report.matches)} comparisons: {printable(page)}")
     return EXIT_OK
 
 

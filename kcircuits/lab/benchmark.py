@@ -88,16 +88,24 @@ def tell(
         key: Seeds the choice of sentences; persons with the same key are told alike.
     """
     rng = np.random.default_rng(list(key))
-    chosen = {name: rng.permutation(RELATIONS[name].statements) for name in relations}
+    chosen = {name: rng.permutation(len(RELATIONS[name].statements)) for name in relations}
     orders = [rng.permutation(relations) for _ in range(max(DOCUMENTS.values()))]
     documents: list[Document] = []
     for i in range(n_documents):
-        sentences = [
-            str(chosen[name][i % len(chosen[name])]).format(
-                subject=person.subject, value=person.values[name]
+        order = [str(name) for name in orders[i % len(orders)]]
+        places = {name: int(chosen[name][i % len(chosen[name])]) for name in order}
+        told = (
+            RELATIONS[name]
+            .statements[place]
+            .format(subject=person.subject, value=person.values[name])
+            for name, place in places.items()
+        )
+        documents.append(
+            Document(
+                subject=person.subject,
+                frequency=person.frequency,
+                text=" ".join(told),
+                sentences=tuple(f"{name} {place}" for name, place in places.items()),
             )
-            for name in orders[i % len(orders)]
-        ]
-        text = " ".join(sentences)
-        documents.append(Document(subject=person.subject, frequency=person.frequency, text=text))
+        )
     return documents

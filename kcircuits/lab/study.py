@@ -5,6 +5,7 @@
     model/            the base model, where it is made on the spot
     facts.jsonl       what to ask for
     documents.jsonl   what to train on
+    matching.json     whether the groups differ in their frequency alone
     lab.json          preset, seed and base model: what was asked; written last
 """
 
@@ -25,17 +26,20 @@ from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark import generate
 from kcircuits.lab.loop import Progress
+from kcircuits.lab.matching import MatchingReport, matching_report
 from kcircuits.lab.pairs import capital_facts
 from kcircuits.lab.presets import PRESETS, Preset
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.run_folder import RunFolder
 from kcircuits.lab.scratch import make_base
+from kcircuits.lab.spec import Document
 from kcircuits.lab.train import load_base, train
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import tokenize_facts
 from kcircuits.models.tokenizer import load_tokenizer
 
 FACTS, DOCUMENTS, LAB, MODEL = "facts.jsonl", "documents.jsonl", "lab.json", "model"
+MATCHING = "matching.json"
 BaseProgress = Callable[[int, int, float], None]
 
 
@@ -58,6 +62,13 @@ class Built:
     def documents(self) -> list[str]:
         """The training texts, in order."""
         return [str(row["text"]) for row in read_rows(self.folder / DOCUMENTS)]
+
+    def matching(self) -> MatchingReport:
+        """Whether the groups differ in their frequency alone."""
+        rows = read_rows(self.folder / DOCUMENTS)
+        documents = [Document(**{**row, "sentences": tuple(row.get("sentences", ()))}) for row in rows]
+        tokenizer = load_tokenizer(self.base)
+        return matching_report(load_facts(self.facts), documents, tokenizer, seed=self.seed)
 
 
 def build(
@@ -105,8 +116,13 @@ def build(
     else:
         base_name, base = f"scratch-{seed}", folder / MODEL
         controls = make_base(chosen.base, chosen.benchmark, base, seed=seed, progress=progress)
-    benchmark = generate(chosen.benchmark, load_tokenizer(base), seed)
-    write_facts((*benchmark.facts, *controls), folder / FACTS)
+    tokenizer = load_tokenizer(base)
+    benchmark = generate(chosen.benchmark, tokenizer, seed)
+    facts = (*benchmark.facts, *controls)
+    report = matching_report(facts, benchmark.documents, tokenizer, seed=seed)
+    report.write(folder / MATCHING)
+    report.require()
+    write_facts(facts, folder / FACTS)
     rows = [json.dumps(asdict(document), ensure_ascii=False) for document in benchmark.documents]
     write_atomic(folder / DOCUMENTS, "".join(row + "\n" for row in rows))
     inside = base.resolve().is_relative_to(folder.resolve())

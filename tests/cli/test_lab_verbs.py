@@ -45,7 +45,10 @@ def build(capsys, lab, *args):
 
 def test_build_then_train_ends_with_a_manifest(lab, capsys):
     code, out, _ = build(capsys, lab)
-    assert (code, out) == (0, f"{lab}: 6 facts, 20 documents\n")
+    told = f"{lab}: 6 facts, 20 documents\ngroups match in all 6 comparisons: {lab}/matching.html\n"
+    assert (code, out) == (0, told)
+    assert "Matching report" in (lab / "matching.html").read_text(encoding="utf-8")
+    assert json.loads((lab / "matching.json").read_text(encoding="utf-8"))["is_matched"]
     code, out, err = call(capsys, "train", "--out", lab, "--epochs", "2", "--lr", "0.01")
     assert code == 0
     manifest = load_manifest(lab / "checkpoints_manifest.yaml")
