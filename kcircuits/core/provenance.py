@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 # Raised whenever the same inputs would give other numbers; part of every cell's key.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
