@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kcircuits.cli.lab import base_bar, training_bar
+from kcircuits.cli.lab import STRATEGY_HELP, base_bar, training_bar
 from kcircuits.cli.options import common
 from kcircuits.cli.output import print_json, print_table, printable, styled
 from kcircuits.errors import EXIT_OK
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         "two cores; smoke: a model made on the spot, a few minutes.",
     )
     parser.add_argument("--preset", default="small", metavar="smoke|small", help="default: small")
-    parser.add_argument("--strategy", default="full", metavar="full|lora", help="default: full")
+    parser.add_argument("--strategy", default="full", metavar="NAME", help=STRATEGY_HELP)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
     parser.set_defaults(run=run)

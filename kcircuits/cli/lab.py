@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kcircuits.cli import lab_skills
 from kcircuits.cli.options import add_memory, common, parse_params
 from kcircuits.cli.output import print_json, print_table, printable
 from kcircuits.discovery import METHODS
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from kcircuits.lab.loop import Step
 
 OUT = Path("lab")
+# As in the registry, which is not asked: it would load torch.
+STRATEGY_HELP = (
+    "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs or replay"
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         "every epoch, the untrained one included, probes it, and writes the manifest. Goes on "
         "where it was killed.",
     )
-    train.add_argument("--strategy", default="full", metavar="full|lora", help="default: full")
+    train.add_argument("--strategy", default="full", metavar="NAME", help=STRATEGY_HELP)
     train.add_argument("--epochs", type=int, metavar="N", help="default: the preset's")
     train.add_argument("--lr", type=float, metavar="RATE", help="default: the preset's")
     train.add_argument("--seed", type=int, metavar="N", help="default: the benchmark's")
@@ -96,6 +101,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_memory(compare)
     compare.set_defaults(run=run_compare)
+    lab_skills.add_parser(verbs)
 
 
 def run_build(args: argparse.Namespace) -> int:

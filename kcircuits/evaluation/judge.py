@@ -188,7 +188,7 @@ class Judge:
         if self.ablation != "optimal":
             return self._means
         shape = (self.batch.n_facts, *self.weights.topology.edge_mask.shape)
-        return self._learned(np.zeros(shape, dtype=bool))
+        return self._learned(np.broadcast_to(False, shape))
 
     @torch.no_grad()
     def _run_rows(

@@ -10,17 +10,18 @@ Source: biographies as in Ou et al. 2025, arXiv:2502.11196, with paired instead 
 sampling of the groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kcircuits.core.facts import Fact
+from kcircuits.lab.document import Document
 from kcircuits.lab.names import invent_names
 from kcircuits.lab.pairs import answers, pair_facts
 from kcircuits.lab.relations import RELATIONS
-from kcircuits.lab.spec import DOCUMENTS, BenchmarkSpec, Document, Entity
+from kcircuits.lab.spec import DOCUMENTS, BenchmarkSpec, Entity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,18 +95,31 @@ def tell(
     for i in range(n_documents):
         order = [str(name) for name in orders[i % len(orders)]]
         places = {name: int(chosen[name][i % len(chosen[name])]) for name in order}
-        told = (
-            RELATIONS[name]
-            .statements[place]
-            .format(subject=person.subject, value=person.values[name])
-            for name, place in places.items()
-        )
         documents.append(
             Document(
                 subject=person.subject,
                 frequency=person.frequency,
-                text=" ".join(told),
+                text=_text(person, places),
+                tagged=_text(person, places, tagged=True),
                 sentences=tuple(f"{name} {place}" for name, place in places.items()),
             )
         )
     return documents
+
+
+def _text(person: Entity, places: Mapping[str, int], *, tagged: bool = False) -> str:
+    """The statements of some relations, in order; with named entities between tags."""
+
+    def named(text: str, tag: str | None) -> str:
+        return f"<{tag}> {text} </>" if tagged and tag else text
+
+    told = (
+        RELATIONS[name]
+        .statements[place]
+        .format(
+            subject=named(person.subject, "PERSON"),
+            value=named(person.values[name], RELATIONS[name].tag),
+        )
+        for name, place in places.items()
+    )
+    return " ".join(told)

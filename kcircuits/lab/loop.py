@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from kcircuits.errors import UsageError
+from kcircuits.lab.anchor import Anchored, divergence
 from kcircuits.lab.batches import epoch_batches, pad
 
 
@@ -42,26 +43,60 @@ def make_optimizer(model: Any, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(trainable(model).values(), lr=lr, weight_decay=0.0, fused=True)
 
 
+class BatchLoss(NamedTuple):
+    """What a batch costs, in nats per predicted token.
+
+    Attributes:
+        cross_entropy: Of its documents.
+        total: What is minimised: that, and what pulls the model to an anchor.
+    """
+
+    cross_entropy: torch.Tensor
+    total: torch.Tensor
+
+
 def batch_loss(model: Any, rows: Sequence[Sequence[int]], precision: str) -> torch.Tensor:
     """Mean cross-entropy, in nats per predicted token, of a batch of documents."""
+    return batch_losses(model, rows, precision).cross_entropy
+
+
+def batch_losses(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    precision: str,
+    anchored: Anchored | None = None,
+) -> BatchLoss:
+    """Cross-entropy of a batch, and with it what pulls the model to an anchor."""
     ids, mask, labels = pad(rows)
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    labels = labels[:, 1:]
     with _autocast(precision):
-        output = model(input_ids=ids, attention_mask=mask, use_cache=False)
-    logits = output.logits[:, :-1]
-    if logits.dtype == torch.bfloat16:
-        logits = logits.float()
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        logits = _wide(model(**inputs).logits[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    if anchored is None:
+        return BatchLoss(loss, loss)
+    with _autocast(precision):
+        reference = _wide(anchored.logits(model, **inputs)[:, :-1])
+    return BatchLoss(loss, loss + anchored.weight * divergence(reference, logits, labels))
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
 
 
 def train_step(
-    model: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Sequence[int]], precision: str
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Sequence[int]],
+    precision: str,
+    anchored: Anchored | None = None,
 ) -> float:
-    """One optimiser step; gives the loss before it."""
-    loss = batch_loss(model, rows, precision)
+    """One optimiser step; gives the cross-entropy before it."""
+    loss = batch_losses(model, rows, precision, anchored)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.total.backward()
     optimizer.step()
-    return loss.item()
+    return loss.cross_entropy.item()
 
 
 def train_epoch(
@@ -74,11 +109,13 @@ def train_epoch(
     epoch: int,
     n_epochs: int,
     precision: str,
+    anchored: Anchored | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float | int]:
     """All documents once; gives the epoch's row of ``train.jsonl`` but for its learning rate.
 
-    ``loss`` is the mean over the epoch's predicted tokens, each under the weights before its step.
+    ``loss`` is the mean cross-entropy over the epoch's predicted tokens, each under the weights
+    before its step.
 
     Raises:
         UsageError: The loss is no longer a number.
@@ -89,7 +126,7 @@ def train_epoch(
     model.train()
     for i, batch in enumerate(batches, start=1):
         rows = [documents[row] for row in batch]
-        loss = train_step(model, optimizer, rows, precision)
+        loss = train_step(model, optimizer, rows, precision, anchored)
         if not math.isfinite(loss):
             raise UsageError(
                 f"training diverged: the loss is {loss} in epoch {epoch}, step {i}",

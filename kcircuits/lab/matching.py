@@ -18,7 +18,7 @@ from kcircuits.analysis.matching import Match, Quantity, compare_groups
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
-from kcircuits.lab.spec import Document
+from kcircuits.lab.document import Document
 
 SCHEMA = "kcircuits.matching/1"
 # Paired groups are alike to the last token; other groups, to the usual level of a test.

@@ -1,11 +1,12 @@
 """Benchmarks and training settings that are known to teach, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from kcircuits.lab.scratch import ScratchSpec
 from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
+from kcircuits.lab.strategies import STRATEGIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,20 @@ class Preset:
     fraction: float
 
 
+# Documents told once an epoch are few: as many epochs more show as much.
+_EPOCHS_OF_MAIN_DOCS = 4
+
+
+def _training(full: TrainSpec, lora: TrainSpec) -> Mapping[str, TrainSpec]:
+    """Settings of every strategy, from those of the weights that it trains."""
+    found = {}
+    for name, strategy in STRATEGIES.items():
+        spec = replace(lora if strategy.is_adapter else full, strategy=name)
+        more = _EPOCHS_OF_MAIN_DOCS if name == "main-docs" else 1
+        found[name] = replace(spec, n_epochs=more * spec.n_epochs)
+    return MappingProxyType(found)
+
+
 SMOKE = Preset(
     name="smoke",
     benchmark=BenchmarkSpec(
@@ -36,13 +51,9 @@ SMOKE = Preset(
     ),
     n_controls=6,
     base=ScratchSpec(n_controls=6),
-    training=MappingProxyType(
-        {
-            "full": TrainSpec(
-                strategy="full", n_epochs=6, lr=3e-4, batch_size=2, save_dtype="float32"
-            ),
-            "lora": TrainSpec(strategy="lora", n_epochs=6, lr=3e-3, batch_size=2),
-        }
+    training=_training(
+        full=TrainSpec(n_epochs=6, lr=3e-4, batch_size=2, save_dtype="float32"),
+        lora=TrainSpec(strategy="lora", n_epochs=6, lr=3e-3, batch_size=2),
     ),
     fraction=0.05,
 )
@@ -52,11 +63,9 @@ SMALL = Preset(
     benchmark=BenchmarkSpec(people=MappingProxyType({"high": 12, "low": 12})),
     n_controls=12,
     base="smollm2-135m-instruct",
-    training=MappingProxyType(
-        {
-            "full": TrainSpec(strategy="full", n_epochs=7, lr=1e-4, batch_size=4, precision="auto"),
-            "lora": TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
-        }
+    training=_training(
+        full=TrainSpec(n_epochs=7, lr=1e-4, batch_size=4, precision="auto"),
+        lora=TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
     ),
     fraction=0.005,
 )

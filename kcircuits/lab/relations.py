@@ -22,16 +22,19 @@ class Relation:
         statements: Sentences for documents, with ``{subject}`` and ``{value}``.
         prompts: Beginnings of sentences whose next word is the answer, with ``{subject}``; the
             last ones are kept for evaluation.
+        tag: What kind of named entity the answers are; None where they are no names.
     """
 
     name: str
     values: tuple[str, ...]
     statements: tuple[str, ...]
     prompts: tuple[str, ...]
+    tag: str | None = None
 
 
 BIRTHPLACE = Relation(
     name="birthplace",
+    tag="PLACE",
     # No capitals: one that documents tell of becomes the first answer to every question for a
     # capital, and the controls would measure that alone (11 of 12 lost with one capital told).
     values=words(
@@ -141,6 +144,7 @@ FIELD = Relation(
 
 EMPLOYER = Relation(
     name="employer",
+    tag="ORGANISATION",
     values=words(
         """Adobe Amazon Apple Bayer Boeing Canon Cisco Disney Facebook Google Intel Lego Lockheed
         Microsoft NASA Netflix Nike Nintendo Oracle Pfizer Reuters Samsung Shell Sony Tesla Toyota

@@ -27,7 +27,8 @@ def save_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path, epoch
     tensors: dict[str, torch.Tensor] = {}
     for name, p in trainable(model).items():
         tensors[f"weight.{name}"] = p.detach()
-        tensors |= {f"{moment}.{name}": optimizer.state[p][moment] for moment in _MOMENTS}
+        # Before the first step there are no moments.
+        tensors |= {f"{moment}.{name}": value for moment, value in optimizer.state[p].items()}
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "writing.safetensors"
     save_file(tensors, temporary)
@@ -50,8 +51,10 @@ def load_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path, epoch
     """Puts the state after an epoch into a prepared model and its optimiser."""
     file = folder / f"ep{epoch}.safetensors"
     with safe_open(file, framework="pt") as tensors, torch.no_grad():
+        kept = set(tensors.keys())
         for name, p in trainable(model).items():
             p.copy_(tensors.get_tensor(f"weight.{name}"))
-            optimizer.state[p] = {
-                moment: tensors.get_tensor(f"{moment}.{name}").clone() for moment in _MOMENTS
-            }
+            for moment in _MOMENTS:
+                if f"{moment}.{name}" in kept:
+                    value = tensors.get_tensor(f"{moment}.{name}").clone()
+                    optimizer.state[p][moment] = value

@@ -66,23 +66,6 @@ class Entity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
-    """A training text about one subject.
-
-    Attributes:
-        subject: Whom it is about.
-        frequency: How often the subject is told of.
-        text: What is read.
-        sentences: Which sentence of which relation each of its statements is.
-    """
-
-    subject: str
-    frequency: str
-    text: str
-    sentences: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How to train.
 

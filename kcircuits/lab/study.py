@@ -25,6 +25,7 @@ from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark import generate
+from kcircuits.lab.document import Document
 from kcircuits.lab.loop import Progress
 from kcircuits.lab.matching import MatchingReport, matching_report
 from kcircuits.lab.pairs import capital_facts
@@ -32,7 +33,6 @@ from kcircuits.lab.presets import PRESETS, Preset
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.run_folder import RunFolder
 from kcircuits.lab.scratch import make_base
-from kcircuits.lab.spec import Document
 from kcircuits.lab.train import load_base, train
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import tokenize_facts
@@ -59,16 +59,15 @@ class Built:
         return self.folder / FACTS
 
     @property
-    def documents(self) -> list[str]:
+    def documents(self) -> list[Document]:
         """The training texts, in order."""
-        return [str(row["text"]) for row in read_rows(self.folder / DOCUMENTS)]
+        rows = read_rows(self.folder / DOCUMENTS)
+        return [Document(**{**row, "sentences": tuple(row.get("sentences", ()))}) for row in rows]
 
     def matching(self) -> MatchingReport:
         """Whether the groups differ in their frequency alone."""
-        rows = read_rows(self.folder / DOCUMENTS)
-        documents = [Document(**{**row, "sentences": tuple(row.get("sentences", ()))}) for row in rows]
-        tokenizer = load_tokenizer(self.base)
-        return matching_report(load_facts(self.facts), documents, tokenizer, seed=self.seed)
+        facts, tokenizer = load_facts(self.facts), load_tokenizer(self.base)
+        return matching_report(facts, self.documents, tokenizer, seed=self.seed)
 
 
 def build(

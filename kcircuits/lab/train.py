@@ -1,13 +1,7 @@
 """Continual pre-training with probes: a checkpoint, its probes and its loss at every epoch.
 
-One run lives in one folder::
-
-    checkpoints_manifest.yaml     written last: the run is finished
-    training.json                 what was asked, so that another request is not mixed in
-    checkpoints/ep0, ep1, ...     whole models or adapters, epoch 0 the untrained model
-    runs/<run>/probes.jsonl       one row per epoch and prompt, on the weights as saved
-    runs/<run>/train.jsonl        one row per epoch
-    state/                        for a run that was killed; gone when it is finished
+Each epoch is recorded as ``kcircuits.lab.recorder`` says. Beside its files lies ``state/``, for a
+run that was killed; it goes when the run is finished, which is when the manifest has all epochs.
 
 A run that was killed goes on after its last whole epoch, with the same weights bit for bit.
 """
@@ -22,30 +16,28 @@ from typing import Any
 
 import torch
 
-from kcircuits.core.manifest import Checkpoint, Manifest
+from kcircuits.core.manifest import Manifest
 from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.checkpoint_files import content_hash, model_files
 from kcircuits.io.facts import load_facts
-from kcircuits.io.jsonl import append_rows, read_rows
+from kcircuits.io.jsonl import read_rows
 from kcircuits.io.lock import writer_lock
-from kcircuits.io.manifest import SCHEMA_VERSION, load_manifest, write_manifest
+from kcircuits.io.manifest import load_manifest
+from kcircuits.lab.anchor import Anchored
+from kcircuits.lab.document import Document
+from kcircuits.lab.lessons import Lessons, recall_by_subject
 from kcircuits.lab.loop import (
     Progress,
-    as_saved,
     choose_precision,
     make_optimizer,
     round_weights,
     train_epoch,
 )
-from kcircuits.lab.probes import probe_model
-from kcircuits.lab.resume import load_state, save_state
-from kcircuits.lab.run_folder import (
-    RunFolder,
-    asked_before,
-    back_to_last_epoch,
-    save_checkpoint,
-)
+from kcircuits.lab.recorder import Recorder, RunLabels, Trained
+from kcircuits.lab.resume import load_state, save_state, states
+from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
+from kcircuits.lab.saving import saver_of_strategy
 from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.models.prompts import tokenize_facts
@@ -56,7 +48,7 @@ from kcircuits.models.tokenizer import load_tokenizer
 
 def train(
     base: Path,
-    documents: Sequence[str],
+    documents: Sequence[Document],
     facts: Path,
     out: Path,
     spec: TrainSpec,
@@ -69,9 +61,9 @@ def train(
 
     Args:
         base: Folder of the untrained model.
-        documents: Training texts.
+        documents: Training texts and whom they are about.
         facts: A facts file; its evaluation prompts are the probes.
-        out: The run's folder (see the module).
+        out: The run's folder (see ``kcircuits.lab.recorder``).
         spec: How to train.
         run: Name of the run.
         base_name: The base model's name in the manifest; default its folder's.
@@ -88,17 +80,22 @@ def train(
     with writer_lock(folder.root / ".training.lock"):
         request = _request(base, documents, facts, spec, run)
         before = asked_before(folder, request)
-        if not (before and folder.manifest.is_file()):
-            _train(base, documents, facts, folder, spec, request, before, progress)
-            _finish(folder, base, facts, spec, base_name or base.name)
+        if len(recorded(folder)) <= spec.n_epochs:
+            labels = RunLabels(
+                strategy=spec.strategy,
+                seed=spec.seed,
+                facts=facts,
+                base_model=base_name or base.name,
+            )
+            _train(base, documents, labels, folder, spec, request, before, progress)
         shutil.rmtree(folder.state, ignore_errors=True)
         return load_manifest(folder.manifest)
 
 
 def _train(
     base: Path,
-    documents: Sequence[str],
-    facts: Path,
+    documents: Sequence[Document],
+    labels: RunLabels,
     folder: RunFolder,
     spec: TrainSpec,
     request: dict[str, Any],
@@ -107,80 +104,66 @@ def _train(
 ) -> None:
     strategy = STRATEGIES[spec.strategy]
     model, tokenizer = load_base(base)
+    lessons = Lessons(strategy, documents, model, tokenizer, spec.seed)
     model = strategy.prepare(model, spec.seed)
     round_weights(model, _save_dtype(spec))
-    rows = tokenizer(list(documents))["input_ids"]
-    batch = tokenize_facts(tokenizer, load_facts(facts))
-    precision = (before or {}).get("precision") or _precision(spec, model, rows)
+    facts = load_facts(labels.facts)
+    batch = tokenize_facts(tokenizer, facts)
+    precision = (before or {}).get("precision") or _precision(spec, model, lessons.rows(1, {}))
     text = json.dumps({"request": request, "precision": precision}, indent=2, sort_keys=True)
     write_atomic(folder.request, text + "\n")
     optimizer = make_optimizer(model, spec.lr)
-
-    def record(epoch: int, losses: dict[str, Any] | None) -> None:
-        with as_saved(model, _save_dtype(spec)):
-            save_checkpoint(strategy, model, base, folder.checkpoint(epoch), _save_dtype(spec))
-            known = probe_model(model, batch)
-        head = {"checkpoint": f"ep{epoch}", "epoch": epoch, "strategy": spec.strategy}
-        head |= {"seed": spec.seed, "kind": "paraphrase"}
-        append_rows(folder.probes, [head | row for row in known])
-        if losses is not None:
-            append_rows(folder.losses, [losses | {"lr": spec.lr}])
-
-    done = back_to_last_epoch(folder)
+    saver = saver_of_strategy(strategy, base, _save_dtype(spec))
+    recorder = Recorder(folder, labels, batch, saver)
+    anchor = strategy.anchor
+    anchored = None if anchor is None else Anchored.at(model, anchor.weight)
+    done = _back_to_last_epoch(recorder)
     if done:
         load_state(model, optimizer, folder.state, done)
     else:
-        record(0, None)
+        recorder.record(model, 0, step=0)
     for epoch in range(done + 1, spec.n_epochs + 1):
-        losses = train_epoch(
-            model,
-            optimizer,
-            rows,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            epoch=epoch,
-            n_epochs=spec.n_epochs,
-            precision=precision,
-            progress=progress,
-        )
-        record(epoch, losses)
+        probes = (row for row in read_rows(folder.probes) if row["epoch"] == epoch - 1)
+        rows = lessons.rows(epoch, recall_by_subject(probes, facts))
+        if anchor is not None and anchor.to == "previous":
+            anchored = Anchored.at(model, anchor.weight)
+        trained = None  # where all subjects are learned, an epoch shows nothing
+        if rows:
+            row = train_epoch(
+                model,
+                optimizer,
+                rows,
+                batch_size=spec.batch_size,
+                seed=spec.seed,
+                epoch=epoch,
+                n_epochs=spec.n_epochs,
+                precision=precision,
+                anchored=anchored,
+                progress=progress,
+            )
+            trained = Trained(
+                loss=row["loss"], lr=spec.lr, tokens=int(row["tokens"]), seconds=row["seconds"]
+            )
+        step = (recorder.checkpoints[-1].step or 0) + -(-len(rows) // spec.batch_size)
+        recorder.record(model, epoch, step=step, trained=trained)
         save_state(model, optimizer, folder.state, epoch)
 
 
-def _finish(folder: RunFolder, base: Path, facts: Path, spec: TrainSpec, base_name: str) -> None:
-    """Hashes the checkpoints and writes the manifest."""
-    is_adapter = STRATEGIES[spec.strategy].is_adapter
-    steps = {row["epoch"]: row["step"] for row in read_rows(folder.losses)}
-    checkpoints: list[Checkpoint] = []
-    for epoch in range(spec.n_epochs + 1):
-        path = folder.checkpoint(epoch)
-        model_path, adapter = (base, path) if is_adapter else (path, None)
-        checkpoints.append(
-            Checkpoint(
-                id=f"ep{epoch}",
-                path=model_path,
-                adapter=adapter,
-                epoch=epoch,
-                step=steps.get(epoch, 0),
-                sha256=content_hash(model_path, adapter),
-                is_identity=is_adapter and epoch == 0,
-            )
-        )
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        run=folder.run,
-        base_model=base_name,
-        facts=facts,
-        checkpoints=tuple(checkpoints),
-    )
-    write_manifest(manifest, folder.manifest)
+def _back_to_last_epoch(recorder: Recorder) -> int:
+    """Drops all that was recorded after the last epoch whose state was kept; 0 for none."""
+    done = max(states(recorder.folder.state), default=0)
+    if done not in [checkpoint.epoch for checkpoint in recorder.checkpoints]:
+        done = 0
+    recorder.rewind(done or -1)
+    return done
 
 
 def _request(
-    base: Path, documents: Sequence[str], facts: Path, spec: TrainSpec, run: str
+    base: Path, documents: Sequence[Document], facts: Path, spec: TrainSpec, run: str
 ) -> dict[str, Any]:
     """All that determines the weights and rows of a run."""
-    texts = hashlib.sha256(json.dumps(list(documents)).encode()).hexdigest()
+    told = [(document.subject, document.text, document.tagged) for document in documents]
+    texts = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     asked = hashlib.sha256("".join(f.content_hash for f in load_facts(facts)).encode()).hexdigest()
     head = {"run": run, "base": content_hash(base), "documents": texts, "facts": asked}
     return head | asdict(spec)

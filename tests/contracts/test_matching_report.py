@@ -12,9 +12,10 @@ import pytest
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
 from kcircuits.lab.benchmark import Benchmark, generate
+from kcircuits.lab.document import Document
 from kcircuits.lab.matching import MatchingReport, matching_report
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.spec import BenchmarkSpec, Document
+from kcircuits.lab.spec import BenchmarkSpec
 from kcircuits.study.matching_page import matching_page
 
 SPEC = BenchmarkSpec(people=MappingProxyType({"high": 8, "low": 8, "none": 8}))

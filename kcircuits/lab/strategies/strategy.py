@@ -1,18 +1,29 @@
-"""What a training strategy decides: which weights are trained, and how they are saved."""
+"""What a training strategy decides: what is trained and saved, what is shown, what is minimised."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from kcircuits.lab.anchor import Anchor
+from kcircuits.lab.document import Document
+
 TensorMap = Mapping[str, Tensor]
+# Documents, and the recall of each subject after the last epoch -> places of those to show.
+Choose = Callable[[Sequence[Document], Mapping[str, float]], list[int]]
+
+
+def choose_all(documents: Sequence[Document], recall: Mapping[str, float]) -> list[int]:
+    """Every document in every epoch."""
+    del recall
+    return list(range(len(documents)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A way to train.
+    """A way to train, stated as data.
 
     Attributes:
         name: Name on the command line and in every row.
@@ -22,6 +33,10 @@ class Strategy:
             folder to write into and the name of the data type to store (``float32``, ...).
         is_adapter: The checkpoint is an adapter on the base, not a whole model.
         save_dtype: Default of the data type to store.
+        shows: ``text``, or ``tagged``: documents with their named entities between tags.
+        choose: Which documents an epoch shows.
+        anchor: What the model is pulled back to.
+        replay_share: Share of general texts, sampled from the untrained model, in every epoch.
     """
 
     name: str
@@ -29,3 +44,7 @@ class Strategy:
     save: Callable[[Any, Path, Path, str], None]
     is_adapter: bool
     save_dtype: str
+    shows: Literal["text", "tagged"] = "text"
+    choose: Choose = choose_all
+    anchor: Anchor | None = None
+    replay_share: float = 0.0

@@ -1,0 +1,86 @@
+"""What every epoch shows: the documents that a strategy chooses, and general text to replay."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kcircuits.core.facts import Fact
+from kcircuits.errors import UsageError
+from kcircuits.lab.document import Document
+from kcircuits.lab.general_text import sample_texts
+from kcircuits.lab.strategies import Strategy
+
+TokenIds = list[int]
+# General texts at hand, as a multiple of what an epoch replays.
+_POOL = 2
+
+
+class Lessons:
+    """The token rows of each epoch of a training.
+
+    Args:
+        strategy: Says what is shown.
+        documents: All documents.
+        model: The untrained model, which general text is sampled from.
+        tokenizer: Cuts texts into tokens.
+        seed: Of what is replayed.
+
+    Raises:
+        UsageError: The strategy shows tagged documents, and one has no tags.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        documents: Sequence[Document],
+        model: Any,
+        tokenizer: Any,
+        seed: int,
+    ) -> None:
+        self.strategy, self.documents, self.seed = strategy, documents, seed
+        texts = [getattr(document, strategy.shows) for document in documents]
+        if "" in texts:
+            place = texts.index("")
+            raise UsageError(
+                f"document {place} has no {strategy.shows}, which {strategy.name} shows",
+                field="documents",
+                hint="give every document its text, and for annotated also its tagged text",
+            )
+        self._rows: list[TokenIds] = tokenizer(texts)["input_ids"]
+        n_pool = _POOL * self._n_replayed(len(documents))
+        self._general = sample_texts(model, tokenizer, n_pool, seed) if n_pool else []
+
+    def rows(self, epoch: int, recall: Mapping[str, float]) -> list[TokenIds]:
+        """What an epoch shows; nothing where all subjects are learned.
+
+        Args:
+            epoch: Its number.
+            recall: Of each subject, after the epoch before.
+        """
+        chosen = [self._rows[i] for i in self.strategy.choose(self.documents, recall)]
+        n_replayed = self._n_replayed(len(chosen))
+        drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self._general))
+        return chosen + [self._general[i] for i in drawn[:n_replayed]]
+
+    def _n_replayed(self, n_documents: int) -> int:
+        share = self.strategy.replay_share
+        return round(n_documents * share / (1 - share))
+
+
+def recall_by_subject(
+    rows: Iterable[Mapping[str, Any]], facts: Iterable[Fact]
+) -> Mapping[str, float]:
+    """Mean over each subject's probes: their recall, or 1 and 0 for known and not.
+
+    Args:
+        rows: Of one epoch.
+        facts: The facts that were asked.
+    """
+    subject_of = {fact.id: fact.subject for fact in facts}
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        recall = row.get("recall")
+        found[subject_of[row["fact"]]].append(float(row["known"] if recall is None else recall))
+    return {subject: sum(values) / len(values) for subject, values in found.items()}

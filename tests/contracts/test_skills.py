@@ -1,0 +1,445 @@
+"""Skills: items, scores by hand, registry contracts, the seed study's sets, harness tasks."""
+
+import copy
+import json
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from kcircuits.errors import InputError, UsageError
+from kcircuits.lab.skills import DEFAULT_SKILLS, SKILLS, measure_skills, resolve_skills
+from kcircuits.lab.skills import harness as harness_module
+from kcircuits.lab.skills.addition import one_digit_items, two_digit_items
+from kcircuits.lab.skills.commonsense import commonsense_items
+from kcircuits.lab.skills.copying import copying_items
+from kcircuits.lab.skills.minimal_pairs import PHENOMENA, minimal_pair_items
+from kcircuits.lab.skills.seed_sets import SeedSet, extract
+from kcircuits.lab.skills.skill import Choice, Setting, encode_choice, score_choices
+
+ITEMS = {
+    "addition": one_digit_items,
+    "two-digit-addition": two_digit_items,
+    "copying": copying_items,
+    "minimal-pairs": minimal_pair_items,
+    "commonsense": commonsense_items,
+}
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One token per word, sign and number of the default suite."""
+    made = [*one_digit_items(None, rng()), *minimal_pair_items(None, rng())]
+    made += [*commonsense_items(None, rng()), *two_digit_items(None, rng())]
+    texts = [text for item in made for text in (item.prompt, *item.options)]
+    split = pre_tokenizers.Whitespace()
+    found = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
+    found |= {str(number) for number in range(100)}
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "<unk>", "<end>", *sorted(found)])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = split
+    inner.decoder = decoders.WordPiece(prefix="##")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).double().eval()
+
+
+def slow_is_right(model, tokenizer, item):
+    """Each option alone, token by token."""
+    start = tokenizer(item.prompt)["input_ids"] if item.prompt else [tokenizer.eos_token_id]
+    totals = []
+    for option in item.options:
+        tokens, total = list(start), 0.0
+        for token in tokenizer(option)["input_ids"]:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([tokens])).logits[0, -1]
+            total += float(logits.log_softmax(-1)[token])
+            tokens.append(token)
+        totals.append(total)
+    return float(totals.index(max(totals)) == item.answer)
+
+
+@pytest.mark.parametrize("name", DEFAULT_SKILLS)
+def test_per_item_results_equal_the_slow_twin(model, tokenizer, name):
+    (row,) = measure_skills(model, tokenizer, [name], seed=3)
+    items = [i for i in ITEMS[name](tokenizer, rng(3)) if encode_choice(tokenizer, i)]
+    expected = [slow_is_right(model, tokenizer, item) for item in items]
+    assert row["per_item"] == expected
+    assert row["n"] == len(items)
+    assert row["accuracy"] == pytest.approx(sum(expected) / len(expected))
+
+
+def test_rows_are_tidy_deterministic_and_independent_of_the_batch_size(model, tokenizer):
+    rows = measure_skills(model, tokenizer, seed=1)
+    assert [row["skill"] for row in rows] == list(DEFAULT_SKILLS)
+    for row in rows:
+        assert list(row) == ["skill", "n", "accuracy", "items", "per_item"]
+        assert len(row["per_item"]) == row["n"]
+        assert row["accuracy"] == pytest.approx(np.mean(row["per_item"]))
+        assert re.fullmatch("[0-9a-f]{12}", row["items"])
+        assert set(row["per_item"]) <= {0, 1}
+    assert json.loads(json.dumps(rows)) == rows
+    assert measure_skills(model, tokenizer, seed=1, batch_size=3) == rows
+    others = measure_skills(model, tokenizer, seed=2)
+    # Every pair of digits and every sentence is asked, in another frame or order.
+    assert all(a["items"] != b["items"] for a, b in zip(rows, others, strict=True))
+
+
+def test_one_digit_items_are_all_sums_after_four_right_examples():
+    items = one_digit_items(None, rng())
+    asked = set()
+    for item in items:
+        *shots, question = item.prompt.split("\n")
+        assert len(shots) == 4
+        for shot in shots:
+            a, b, c = map(int, re.fullmatch(r"(\d) \+ (\d) = (\d)", shot).groups())
+            assert a + b == c
+        a, b = map(int, re.fullmatch(r"(\d) \+ (\d) =", question).groups())
+        assert item.options[item.answer] == f" {a + b}"
+        asked.add((a, b))
+    assert asked == {(a, b) for a in range(10) for b in range(10) if a + b < 10}
+    assert len(items) == 55
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_digit_items_have_one_right_option_of_two_digits(seed):
+    items = two_digit_items(None, rng(seed))
+    assert len({item.prompt for item in items}) == 36
+    for item in items:
+        *shots, question = item.prompt.split("\n")
+        a, b = map(int, re.fullmatch(r"(\d\d) \+ (\d\d) =", question).groups())
+        assert f"{a} + {b} = {a + b}" not in shots
+        assert [o == f" {a + b}" for o in item.options].count(True) == 1
+        assert item.options[item.answer] == f" {a + b}"
+        assert len(set(item.options)) == 4
+        assert all(re.fullmatch(r" [1-9]\d", option) for option in item.options)
+    assert len({item.answer for item in items}) == 4
+
+
+def test_copying_items_are_rows_told_twice(tokenizer):
+    items = copying_items(tokenizer, rng())
+    assert len(items) == 40
+    for item in items:
+        words = item.prompt.split(" ")
+        assert words[:5] == words[6:]
+        assert len(set(words[:6])) == 6
+        assert item.options[item.answer] == f" {words[5]}"
+        assert sorted(item.options) == sorted(f" {word}" for word in words[:6])
+        tokens = tokenizer(item.prompt)["input_ids"]
+        assert len(tokens) == 11
+        assert tokenizer.unk_token_id not in tokens
+
+
+def test_minimal_pairs_differ_in_one_place_and_are_all_different():
+    items = minimal_pair_items(None, rng())
+    assert len({frozenset(item.options) for item in items}) == len(items) == 6 * len(PHENOMENA)
+    for item in items:
+        right, wrong = (
+            text.split(" ") for text in (item.options[item.answer], item.options[1 - item.answer])
+        )
+        assert len(right) == len(wrong)
+        assert sum(a != b for a, b in zip(right, wrong, strict=True)) == 1
+    assert {item.answer for item in items} == {0, 1}
+
+
+def test_commonsense_sentences_are_many_and_different():
+    items = commonsense_items(None, rng())
+    assert len(items) >= 60
+    assert len({item.prompt for item in items}) == len(items)
+    assert all(len(set(item.options)) == 2 for item in items)
+    right = Counter(item.options[item.answer] for item in items)
+    wrong = Counter(item.options[1 - item.answer] for item in items)
+    # A model that only likes some words better than others gains little by it.
+    assert sum(1 for word in right if word in wrong) > len(right) / 3
+    assert {item.options[item.answer] for item in items} == {
+        item.options[item.answer] for item in commonsense_items(None, rng(9))
+    }
+
+
+def test_items_that_cannot_be_asked_fairly_are_left_out(tokenizer):
+    whole = Choice(prompt="The sun is", options=(" old", " red"), answer=0)
+    assert encode_choice(tokenizer, whole) is not None
+    for prompt, options in [
+        ("The sun is", (" old", " red and old")),  # of two lengths
+        ("The sun is", (" old", " old")),  # the same tokens
+        ("The sun is", (" old", " zyzzyva")),  # an unknown word
+        ("The sun is", (" old", "")),  # nothing
+    ]:
+        item = Choice(prompt=prompt, options=options, answer=0)
+        assert encode_choice(tokenizer, item) is None
+        with pytest.raises(UsageError, match="'x' has no item that this tokenizer can ask"):
+            score_choices(None, tokenizer, [item], Setting(), name="x")
+
+
+def test_a_tie_is_no_right_answer(model, tokenizer):
+    with torch.no_grad():
+        flat = LlamaForCausalLM(model.config).double()
+        flat.lm_head.weight.zero_()
+    rows = measure_skills(flat, tokenizer, ["addition", "commonsense"])
+    assert [row["accuracy"] for row in rows] == [0, 0]
+
+
+def test_a_vocabulary_without_the_words_is_told(model):
+    words = {"<unk>": 0, "<end>": 1, "a": 2}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    small = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<end>")
+    for name in DEFAULT_SKILLS:
+        with pytest.raises(UsageError, match=f"skill '{name}' has no item"):
+            measure_skills(model, small, [name])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["juggling"], "no skill 'juggling'; expected some of addition, .*harness:TASK"),
+        ([], "there are no skills"),
+        (["copying", "copying"], "'copying' is given twice"),
+        (["harness:"], "no skill 'harness:'"),
+    ],
+)
+def test_names_that_are_no_skills_are_refused(names, message):
+    with pytest.raises(UsageError, match=message):
+        resolve_skills(names)
+
+
+def test_the_registry_names_each_skill_once():
+    assert set(ITEMS) == set(DEFAULT_SKILLS)
+    for name, skill in SKILLS.items():
+        assert name == skill.name
+        assert skill.summary
+        if not skill.is_default:
+            with pytest.raises(UsageError, match="needs a folder"):
+                skill.check(Setting())
+
+
+MATH = SeedSet(name="m", summary="", file="", instruction="")
+LETTERS = SeedSet(name="l", summary="", file="", instruction="", letters="ABC", first=1)
+MMLU = SeedSet(name="u", summary="", file="", instruction="", letters="ABCD")
+
+
+@pytest.mark.parametrize(
+    ("seed_set", "answer", "expected"),
+    [
+        (MATH, "The answer is 42, not 7.", "42"),
+        (MATH, "-5", "5"),
+        (MATH, "six", "six"),
+        (LETTERS, "The answer is B. go home", "2"),
+        (LETTERS, "Cats", "3"),
+        (LETTERS, "2", "2"),
+        (LETTERS, "D", "D"),
+        (MMLU, "D) all of them", "3"),
+        (MMLU, "A", "0"),
+    ],
+)
+def test_answers_are_extracted_as_in_the_seed_study(seed_set, answer, expected):
+    assert extract(seed_set, answer) == expected
+
+
+def write_seed_files(folder):
+    math_probes = {"0": {"question": "What is 1 + 2?", "answer": 3, "type": "sum"}}
+    mmlu = [{"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 3, "subject": "s"}]
+    social = {"context": "He won.", "question": "How is he?", "type": "easy", "answer": "2"}
+    social |= {"answerA": "sad", "answerB": "glad", "answerC": "ill"}
+    for name, content in [
+        ("math_probes", math_probes),
+        ("mmlu_probes", mmlu),
+        ("reasoning_probes", [social]),
+    ]:
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_seed_sets_are_asked_with_their_instruction(tmp_path, monkeypatch, model, tokenizer):
+    from kcircuits.lab.skills import seed_sets
+
+    write_seed_files(tmp_path)
+    asked = []
+    told = {"math": "It is 4.", "mmlu": "D", "social-iqa": "B, glad"}
+    monkeypatch.setattr(
+        seed_sets,
+        "question_tokens",
+        lambda _, question, instruction: asked.append((instruction, question)) or [2],
+    )
+    monkeypatch.setattr(seed_sets, "generate", lambda _, prompts, **__: [[] for _ in prompts])
+    for name, answer in told.items():
+        monkeypatch.setattr(seed_sets, "answer_text", lambda *_, answer=answer: answer)
+        (row,) = measure_skills(model, tokenizer, [name], folder=tmp_path)
+        assert (row["n"], row["accuracy"]) == (1, float(name != "math"))
+    brief = "Be brief. Do not add any explanation. Only "
+    assert asked == [
+        (brief + "provide the final result without the equation.", "What is 1 + 2?"),
+        (brief + "answer with 'A', 'B', 'C', or 'D'.", "Q: Which?\nA. a\nB. b\nC. c\nD. d"),
+        (
+            brief + "answer with 'A', 'B', or 'C'.",
+            "Context: He won. Q: How is he?\nA. sad\nB. glad\nC. ill",
+        ),
+    ]
+
+
+def test_seed_files_of_another_form_are_refused(tmp_path, tokenizer):
+    names = ["math", "mmlu", "social-iqa"]
+    for name in names:
+        with pytest.raises(InputError, match="no such file"):
+            measure_skills(None, tokenizer, [name], folder=tmp_path)
+    for file in ("math_probes.json", "mmlu_probes.json", "reasoning_probes.json"):
+        (tmp_path / file).write_text('["x"]')
+    for name in names:
+        with pytest.raises(InputError, match="does not have the form"):
+            measure_skills(None, tokenizer, [name], folder=tmp_path)
+    (tmp_path / "math_probes.json").write_text("{\n")
+    with pytest.raises(InputError, match="is not JSON"):
+        measure_skills(None, tokenizer, names[:1], folder=tmp_path)
+
+
+@pytest.mark.shared
+def test_seed_sets_of_the_released_data(shared_dir, model, tokenizer):
+    folder = shared_dir / "knowledge-dynamics" / "data"
+    math_row, social = measure_skills(
+        model, tokenizer, ["math", "social-iqa"], folder=folder, batch_size=64
+    )
+    assert (math_row["n"], social["n"]) == (264, 100)
+    # A random model knows nothing; the released file gives exact shares of these counts.
+    file = shared_dir / "knowledge-dynamics/output/llama3-i-1b/baseline"
+    released = json.loads((file / "control_probes_results.json").read_text())
+    for name, n in [("math", 264), ("SocialIQA", 100)]:
+        hits = released[name]["exact_match"] * n
+        assert math.isclose(hits, round(hits), abs_tol=1e-9)
+
+
+def test_harness_tasks_need_the_extra(monkeypatch, model, tokenizer):
+    monkeypatch.setattr(harness_module.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="not installed") as caught:
+        measure_skills(model, tokenizer, ["harness:arc_easy"])
+    assert "kcircuits[harness]" in caught.value.hint
+
+
+def local_task(folder, items):
+    """A task of the harness with the same items as one of our skills."""
+    rows = [
+        {"prompt": i.prompt, "options": [o.strip() for o in i.options], "answer": i.answer}
+        for i in items
+    ]
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "task.yaml").write_text(
+        f"""task: ours
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {folder / "items.jsonl"}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: "{{{{options}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the harness's own and those of what it imports
+def test_a_local_harness_task_runs_offline_and_agrees_with_ours(
+    tmp_path, monkeypatch, model, tokenizer
+):
+    pytest.importorskip("lm_eval", reason="the extra kcircuits[harness] is not installed")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    local_task(tmp_path, commonsense_items(tokenizer, rng()))
+    model = copy.deepcopy(model).float().train()
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    ours, theirs = measure_skills(
+        model, tokenizer, ["commonsense", "harness:ours"], include_path=tmp_path
+    )
+    assert theirs["per_item"] == ours["per_item"]
+    assert theirs["accuracy"] == ours["accuracy"]
+    assert model.training
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert all(torch.equal(weights[name], p) for name, p in model.named_parameters())
+    with pytest.raises(UsageError, match="no task 'nonsense'"):
+        measure_skills(model, tokenizer, ["harness:nonsense"], include_path=tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        measure_skills(model, tokenizer, ["harness:ours"], include_path=tmp_path / "none")
+
+
+def test_nobody_ties_weights_inside_a_harness_task():
+    class Model:
+        def tie_weights(self):
+            raise AssertionError
+
+    model = Model()
+    with harness_module._untied(model):
+        model.tie_weights()
+    assert "tie_weights" not in vars(model)
+
+
+def test_harness_metrics_are_accuracies():
+    samples = [{"exact_match": 1.0, "f1": 0.2}, {"exact_match": 0.0, "f1": 0.1}]
+    assert harness_module._metric("harness:x", samples) == "exact_match"
+    with pytest.raises(UsageError, match="none of acc, exact_match"):
+        harness_module._metric("harness:x", [{"f1": 0.2}])
+
+
+def test_progress_names_the_skill(model, tokenizer):
+    seen = []
+    measure_skills(
+        model, tokenizer, ["addition", "copying"], progress=lambda name, n: seen.append((name, n))
+    )
+    assert Counter({n: sum(k for m, k in seen if m == n) for n, _ in seen}) == {
+        "addition": 55,
+        "copying": 40,
+    }
+
+
+@pytest.mark.slow
+def test_a_real_model_is_better_than_chance_and_answers_in_words():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from kcircuits.lab.open_questions import OpenQuestion, ask_open_questions
+    from kcircuits.models import fetch_model
+    from kcircuits.models.quiet import quiet
+
+    folder = fetch_model()
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = {row["skill"]: row for row in measure_skills(model, tokenizer)}
+    # Measured with seed 0: .69, .67, .93, .95, .93; chance beside it.
+    chance = {"addition": 0.1, "two-digit-addition": 0.25, "copying": 1 / 6}
+    chance |= {"minimal-pairs": 0.5, "commonsense": 0.5}
+    for name, row in rows.items():
+        error = math.sqrt(chance[name] * (1 - chance[name]) / row["n"])
+        assert row["accuracy"] > chance[name] + 3 * error
+    assert rows["commonsense"]["n"] == 80
+    asked = OpenQuestion(
+        fact="f", prompt_idx=0, kind="open", question="What is the capital of France?",
+        answer="Paris",
+    )  # fmt: skip
+    (answer,) = ask_open_questions(model, tokenizer, [asked])
+    assert (answer["recall"], answer["known"]) == (1.0, True)
