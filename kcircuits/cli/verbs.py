@@ -19,6 +19,7 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "demo": Verb("demo", "the whole study on a small model, ending with a report"),
     "diff": Verb("diff", "what changed in the circuits between two epochs"),
+    "dynamics": Verb("dynamics", "what the model knew from epoch to epoch"),
     "evaluate": Verb("evaluate", "how faithful the circuits of an epoch are"),
     "export": Verb("export", "write results in the formats of other tools"),
     "facts": Verb("facts", "check a facts file"),
@@ -28,4 +29,5 @@ VERBS: dict[str, Verb] = {
     "ls": Verb("status", "list runs, epochs or facts"),
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),
+    "stopping": Verb("stopping", "what stopping rules would have kept and cost"),
 }

@@ -6,6 +6,9 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv 2601.03858 (learned sets E_s, E_t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool, Int
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeStep:
@@ -30,4 +33,32 @@ def knowledge_step(
         acquired=tuple(fact for fact in fact_ids if known_t[fact] and not known_s[fact]),
         retained=tuple(fact for fact in fact_ids if known_t[fact] and known_s[fact]),
         forgotten=tuple(fact for fact in fact_ids if known_s[fact] and not known_t[fact]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCounts:
+    """How many units (entities or facts) each step acquired, retained and forgot.
+
+    Attributes:
+        learned: Units known at each epoch.
+        acquired: Known at the later epoch of a step but not at the earlier one.
+        retained: Known at both.
+        forgotten: Known at the earlier epoch but not at the later one.
+    """
+
+    learned: Int[np.ndarray, " epoch"]
+    acquired: Int[np.ndarray, " step"]
+    retained: Int[np.ndarray, " step"]
+    forgotten: Int[np.ndarray, " step"]
+
+
+def step_counts(is_learned: Bool[np.ndarray, "unit epoch"]) -> StepCounts:
+    """Counts the steps between consecutive epochs; there is one step fewer than epochs."""
+    before, after = is_learned[:, :-1], is_learned[:, 1:]
+    return StepCounts(
+        learned=is_learned.sum(0),
+        acquired=(after & ~before).sum(0),
+        retained=(after & before).sum(0),
+        forgotten=(before & ~after).sum(0),
     )

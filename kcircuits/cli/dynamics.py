@@ -1,0 +1,209 @@
+"""``kcircuits dynamics`` and ``kcircuits dynamics import FOLDER``: knowledge over epochs."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kcircuits.cli.options import MANIFEST, common
+from kcircuits.cli.output import number_text, print_aligned, print_json, printable, styled
+from kcircuits.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from kcircuits.study.dynamics import Dynamics
+
+# Column of the table: its head, and the form of its numbers.
+_COLUMNS = {
+    "epoch": ("epoch", "g"),
+    "stratum": ("stratum", ""),
+    "loss": ("loss", ".3f"),
+    "perplexity": ("ppl", ".2f"),
+    "known": ("known", ".3f"),
+    "recall_avg": ("recall", ".3f"),
+    "recall_high": ("high", ".3f"),
+    "recall_low": ("low", ".3f"),
+    "learned": ("learned", "d"),
+    "acquired": ("acquired", "d"),
+    "retained": ("retained", "d"),
+    "forgotten": ("forgotten", "d"),
+    "math": ("math", ".3f"),
+    "mmlu": ("MMLU", ".3f"),
+    "social_iqa": ("SocialIQA", ".3f"),
+    "ood_avg": ("OOD", ".3f"),
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "dynamics",
+        parents=[common(paths=False)],
+        help="what the model knew from epoch to epoch",
+        description="Shows what a training run taught and what it cost: knowledge, loss and "
+        "out-of-domain skills per epoch; facts acquired, retained, forgotten and learned again. "
+        "`kcircuits dynamics import FOLDER` reads the results that the seed study released.",
+    )
+    add = parser.add_argument
+    add("action", nargs="?", choices=("import",), metavar="import", help="read another layout")
+    add("folder", nargs="?", type=Path, metavar="FOLDER", help="what to import")
+    add_runs(parser)
+    add("--by", metavar="STRATUM", help="a stratum of the facts, or entity, fact, prior")
+    add("--kind", metavar="NAME", help="only probes of this kind (default: all)")
+    add(
+        "--consolidated",
+        type=int,
+        default=3,
+        metavar="K",
+        help="epochs that a fact must stay known to the end (default: %(default)s)",
+    )
+    add(
+        "--last-exposure",
+        type=float,
+        metavar="EPOCH",
+        help="last epoch whose training told the facts (default: every epoch)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the intervals")
+    add("--html", type=Path, metavar="FILE", help="also write a page with plots to FILE")
+    parser.set_defaults(run=run)
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--run``, ``--manifest`` and ``--facts``, for verbs that compare training runs."""
+    add = parser.add_argument
+    add(
+        "--run",
+        dest="run_dir",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="run folders (default: runs/<manifest's run> beside the manifest)",
+    )
+    add(
+        "--manifest",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help=f"manifests of the runs (default: {MANIFEST})",
+    )
+    add("--facts", type=Path, metavar="FILE", help="facts file for entities and strata")
+
+
+def run_folders(args: argparse.Namespace) -> list[Path]:
+    """The folders that ``--run`` and ``--manifest`` name."""
+    from kcircuits.io.manifest import load_manifest
+
+    folders: list[Path] = list(args.run_dir or ())
+    if not folders or args.manifest:
+        for file in args.manifest or [MANIFEST]:
+            manifest = load_manifest(file)
+            folders.append(file.absolute().parent / "runs" / manifest.run)
+    return folders
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reads, computes and prints."""
+    dynamics = _imported(args) if args.action else _opened(args)
+    if args.html is not None:
+        from kcircuits.io.atomic import write_atomic
+        from kcircuits.study.dynamics_page import dynamics_page
+
+        write_atomic(args.html, dynamics_page(dynamics))
+    if args.json:
+        document = dynamics.to_json()
+        print_json(document.pop("schema"), document)
+        return EXIT_OK
+    _print(dynamics)
+    if args.html is not None:
+        print(f"\nwrote {printable(args.html)}")
+    return EXIT_OK
+
+
+def _opened(args: argparse.Namespace) -> "Dynamics":
+    from kcircuits.study.dynamics import open_dynamics
+
+    return open_dynamics(
+        *run_folders(args),
+        by=args.by,
+        facts=args.facts,
+        kind=args.kind,
+        k=args.consolidated,
+        last_exposure=args.last_exposure,
+        seed=args.seed,
+    )
+
+
+def _imported(args: argparse.Namespace) -> "Dynamics":
+    from kcircuits.study.dynamics import import_dynamics
+
+    if args.folder is None:
+        raise UsageError(
+            "dynamics import needs a FOLDER", field="folder", hint="see kcircuits dynamics --help"
+        )
+    for name in ("run_dir", "manifest", "facts", "kind", "last_exposure"):
+        if getattr(args, name) is not None:
+            flag = "--" + name.removesuffix("_dir").replace("_", "-")
+            raise UsageError(
+                f"{flag} does not go with dynamics import, which reads FOLDER alone",
+                field=name,
+                hint=f"leave out {flag}",
+            )
+    return import_dynamics(args.folder, by=args.by, k=args.consolidated, seed=args.seed)
+
+
+def _print(dynamics: "Dynamics") -> None:
+    def run_of(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["model"], row["strategy"], row["seed"]
+
+    summaries = {key: list(rows) for key, rows in groupby(dynamics.summary, run_of)}
+    about = {run_of(row): row for row in dynamics.runs}
+    for i, (key, rows) in enumerate(groupby(dynamics.rows, run_of)):
+        print("\n" * (i > 0) + styled(_heading(about[key]), "bold"))
+        _print_rows(list(rows), with_stratum=dynamics.by is not None)
+        for line in _summary_lines(summaries[key], about[key]):
+            print(f"  {line}")
+
+
+def _heading(row: dict[str, Any]) -> str:
+    parts = [row["model"], row["strategy"], None if row["seed"] is None else f"seed {row['seed']}"]
+    name = ", ".join(printable(part) for part in parts if part is not None) or "run"
+    return f"{name}: {row['facts']} facts about {row['entities']} entities, {row['probes']} probes"
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], *, with_stratum: bool) -> None:
+    shown = {
+        name: column
+        for name, column in _COLUMNS.items()
+        if any(row[name] is not None for row in rows) and (name != "stratum" or with_stratum)
+    }
+    lines = [
+        [
+            printable(row[name]) if not form else number_text(row[name], form)
+            for name, (_, form) in shown.items()
+        ]
+        for row in rows
+    ]
+    left = tuple(i for i, name in enumerate(shown) if name == "stratum")
+    print_aligned([head for head, _ in shown.values()], lines, left=left)
+
+
+def _summary_lines(summaries: Sequence[dict[str, Any]], about: dict[str, Any]) -> Iterator[str]:
+    unit = {"entity": "entities", "fact": "facts"}[about["unit"]]
+    yield styled(f"learned, acquired, retained, forgotten count {unit}", "dim")
+    for row in summaries:
+        name = "" if row["stratum"] == "all" else f"{printable(row['stratum'])}: "
+        kept = row["consolidated"]
+        yield (
+            f"{name}{row['facts_forgotten_once']} of {row['facts']} facts forgotten at least once, "
+            f"{row['relearning_events']} times learned again; {kept['facts']} of "
+            f"{kept['evaluable']} known for the last {kept['k']} epochs or more"
+        )
+        found = row["divergence"]
+        if found is not None:
+            yield (
+                f"{name}loss falls and knowledge does not rise on {found['diverging_steps']} of "
+                f"{found['steps']} steps; Spearman {number_text(found['spearman'], '.2f')}; "
+                f"knowledge at the lowest loss (epoch {found['lowest_loss_epoch']:g}) is "
+                f"{number_text(found['regret'], '.3f')} below the best "
+                f"(epoch {found['best_epoch']:g})"
+            )
