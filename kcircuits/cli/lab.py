@@ -52,6 +52,11 @@ def add_parser(subparsers: Any) -> None:
     train.add_argument("--epochs", type=int, metavar="N", help="default: the preset's")
     train.add_argument("--lr", type=float, metavar="RATE", help="default: the preset's")
     train.add_argument("--seed", type=int, metavar="N", help="default: the benchmark's")
+    train.add_argument(
+        "--skills",
+        metavar="LIST",
+        help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
+    )
     train.set_defaults(run=run_train)
     for verb in (build, train):
         verb.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
@@ -139,6 +144,7 @@ def run_train(args: argparse.Namespace) -> int:
             n_epochs=args.epochs,
             lr=args.lr,
             seed=args.seed,
+            skills=_skills(args.skills, built.preset),
             progress=progress,
         )
     rows = knowledge_table(manifest)
@@ -149,6 +155,14 @@ def run_train(args: argparse.Namespace) -> int:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
         print(f"wrote {printable(manifest.path)}")
     return EXIT_OK
+
+
+def _skills(given: str | None, preset: str) -> tuple[str, ...]:
+    from kcircuits.lab.presets import PRESETS
+
+    if given is None:
+        return PRESETS[preset].skills
+    return () if given == "none" else tuple(given.split(","))
 
 
 def run_known(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from kcircuits.lab.scratch import ScratchSpec
+from kcircuits.lab.skills import DEFAULT_SKILLS
 from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
 
@@ -20,6 +21,7 @@ class Preset:
         base: Name of the base model for ``kcircuits.models.fetch_model``, or how to make one.
         training: Settings by strategy.
         fraction: Share of all edges in a circuit; a small graph needs a larger one.
+        skills: What its base model can be asked beside the facts.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Preset:
     base: str | ScratchSpec
     training: Mapping[str, TrainSpec]
     fraction: float
+    skills: tuple[str, ...] = ()
 
 
 # Documents told once an epoch are few: as many epochs more show as much.
@@ -68,6 +71,7 @@ SMALL = Preset(
         lora=TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
     ),
     fraction=0.005,
+    skills=DEFAULT_SKILLS,
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL)})

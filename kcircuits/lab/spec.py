@@ -79,6 +79,7 @@ class TrainSpec:
             the faster of the two in one timed step on this machine.
         save_dtype: Data type of saved weights; None is the strategy's own. Training starts from
             weights rounded to it, so that epoch 0 is exactly where training begins.
+        skills: What is measured at every epoch beside the probes: names for ``measure_skills``.
     """
 
     strategy: str = "full"
@@ -88,6 +89,7 @@ class TrainSpec:
     seed: int = 0
     precision: str = "float32"
     save_dtype: str | None = None
+    skills: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         allowed: dict[str, Sequence[str | None]] = {

@@ -10,7 +10,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from kcircuits.lab.presets import PRESETS, Preset
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.run_folder import RunFolder
 from kcircuits.lab.scratch import make_base
+from kcircuits.lab.skills import check_skills, make_setting
 from kcircuits.lab.train import load_base, train
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import tokenize_facts
@@ -163,17 +164,23 @@ def train_built(
     n_epochs: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
+    skills: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Manifest:
     """Trains in a built folder by the preset's settings, or those given instead.
+
+    ``skills`` names what is measured at every epoch beside the probes.
 
     Raises:
         UsageError: No such strategy, or a setting out of range.
     """
     check_strategy(built.preset, strategy)
+    if skills:
+        check_skills(skills, make_setting())
     training = _preset(built.preset).training
     given = {"n_epochs": n_epochs, "lr": lr, "seed": built.seed if seed is None else seed}
-    spec = replace(training[strategy], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    given = {name: value for name, value in given.items() if value is not None}
+    spec = replace(training[strategy], skills=tuple(skills), **given)  # type: ignore[arg-type]
     return train(
         built.base,
         built.documents,

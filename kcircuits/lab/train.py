@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from kcircuits.lab.recorder import Recorder, RunLabels, Trained
 from kcircuits.lab.resume import load_state, save_state, states
 from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
 from kcircuits.lab.saving import saver_of_strategy
+from kcircuits.lab.skills import measure_skills
 from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.models.prompts import tokenize_facts
@@ -114,7 +116,10 @@ def _train(
     write_atomic(folder.request, text + "\n")
     optimizer = make_optimizer(model, spec.lr)
     saver = saver_of_strategy(strategy, base, _save_dtype(spec))
-    recorder = Recorder(folder, labels, batch, saver)
+    skills = None
+    if spec.skills:
+        skills = partial(measure_skills, tokenizer=tokenizer, names=spec.skills)
+    recorder = Recorder(folder, labels, batch, saver, skills)
     anchor = strategy.anchor
     anchored = None if anchor is None else Anchored.at(model, anchor.weight)
     done = _back_to_last_epoch(recorder)
@@ -166,7 +171,7 @@ def _request(
     texts = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     asked = hashlib.sha256("".join(f.content_hash for f in load_facts(facts)).encode()).hexdigest()
     head = {"run": run, "base": content_hash(base), "documents": texts, "facts": asked}
-    return head | asdict(spec)
+    return head | asdict(spec) | {"skills": list(spec.skills)}  # as JSON gives it back
 
 
 def load_base(base: Path) -> tuple[Any, Any]:

@@ -90,6 +90,14 @@ def test_json_and_quiet(lab, capsys):
     assert trained["rows"][0]["loss"] is None
 
 
+def test_a_skill_that_is_none_is_refused_before_training(lab, capsys):
+    build(capsys, lab)
+    code, _, err = call(capsys, "train", "--out", lab, "--skills", "copying,juggling")
+    assert code == 2
+    assert "juggling" in err
+    assert not (lab / "checkpoints").exists()
+
+
 def test_building_again_changes_nothing(lab, capsys):
     build(capsys, lab)
     before = {p: p.stat().st_mtime_ns for p in lab.rglob("*") if p.is_file()}

@@ -145,3 +145,28 @@ def test_every_preset_and_the_help_know_every_strategy() -> None:
             assert spec.strategy == name
     named = STRATEGY_HELP.replace(" (default)", "").replace(" or ", ", ").split(", ")
     assert named == list(STRATEGIES)
+
+
+def test_skills_are_measured_at_every_epoch(
+    world: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def measured(model: Any, tokenizer: Any, names: Any) -> list[dict[str, Any]]:
+        del model
+        assert len(tokenizer) > 0
+        asked.append(tuple(names))
+        return [{"skill": name, "n": 4, "accuracy": 0.25} for name in names]
+
+    monkeypatch.setattr(training, "measure_skills", measured)
+    names = ("copying", "commonsense")
+    run(world, tmp_path, strategy="full", skills=names)
+    assert asked == [names] * 4
+    rows = rows_of(tmp_path, "skills.jsonl")
+    assert [(row["epoch"], row["skill"]) for row in rows] == [
+        (epoch, name) for epoch in range(4) for name in names
+    ]
+    run(world, tmp_path, strategy="full", skills=names)  # finished: nothing is asked again
+    assert len(asked) == 4
+    with pytest.raises(UsageError, match="holds a run with skills"):
+        run(world, tmp_path, strategy="full", skills=names[:1])
