@@ -27,6 +27,9 @@ from kcircuits.models.weights import TransformerWeights
 # with this weight the metric counts for as much as all other tokens together.
 _TASK_WEIGHT = 0.25
 
+# Place of a gate, its log alpha, what the optimiser and the average keep of it, and a draw.
+_BYTES_PER_GATE = 8 + 5 * 4 + 8 + 6 * 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -94,8 +97,6 @@ class GateRuns:
         self.constants = constants_of(self.weights, batch, ablation, memory)
         if self.constants is not None:
             self.memory -= self.constants.nbytes
-        # Half of the memory is for runs, half for stages: a prompt's turn comes again and again.
-        self._stages = StageCache(self.memory // 2)
         self.prompts = [np.flatnonzero(batch.fact_idx == i) for i in range(batch.n_facts)]
         missing = [i for i, rows in enumerate(self.prompts) if not len(rows)]
         if missing:
@@ -108,6 +109,9 @@ class GateRuns:
     def measure(self, flat: Int[Tensor, "fact edge"]) -> Measure:
         """Loss and gradient of gates at candidate edges; each step takes a fact's next prompt."""
         shape = (self.weights.topology.n_forward, self.weights.topology.n_backward)
+        self.memory -= _BYTES_PER_GATE * flat.numel()
+        # Half of the memory is for runs, half for stages: a prompt's turn comes again and again.
+        self._stages = StageCache(self.memory // 2)
 
         def run(facts: Tensor, gates: Tensor, step: int) -> tuple[Tensor, Tensor]:
             members = list(range(self.batch.n_facts)) if self.joint else facts.tolist()
