@@ -19,6 +19,8 @@ ResultT = TypeVar("ResultT")
 
 # Peak memory above the loaded model that a run keeps to unless told otherwise.
 DEFAULT_MEMORY = 2**30
+# One part in so many is not planned with: allocators keep some of what is freed.
+_KEPT_BACK = 8
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -48,7 +50,7 @@ def plan_runs(
     return plan_chunks(
         batch,
         bytes_per_row * max_rows_per_prompt(batch),
-        memory,
+        memory - memory // _KEPT_BACK,
         count_workers(weights),
         n_fixed=projection_bytes(weights),
     )
