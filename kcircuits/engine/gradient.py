@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kcircuits.engine.footprint import n_together
 from kcircuits.engine.forward import unembed
+from kcircuits.engine.layer_blocks import Block, n_together
 from kcircuits.engine.layers import by_row
-from kcircuits.engine.masked import Block, Stage, Tape
+from kcircuits.engine.masked import Stage, Tape
 from kcircuits.engine.private import Projected
 from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights
@@ -144,7 +144,7 @@ class _Reverse:
                 columns = self.topology.layer_columns(layer)
                 self._flow_back(block.senders_within(layer), columns, at_receivers)
             else:
-                of_block = self.at_receivers[: len(block)].flatten(0, 1)
+                of_block = self.at_receivers[: len(block.layers)].flatten(0, 1)
                 self._flow_back(block.senders_before, block.columns, of_block)
 
     def _from_logits(self) -> None:

@@ -17,57 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kcircuits.core.topology import Topology
 from kcircuits.engine.ablation import Ablated, Ablation, Constants, ablate_all, head_change
-from kcircuits.engine.footprint import n_together
 from kcircuits.engine.forward import Prefix, embed, forward, run_prefix, unembed
+from kcircuits.engine.layer_blocks import Block, n_together
 from kcircuits.engine.layers import attend, by_row, mlp_output, normalise
 from kcircuits.engine.private import Projected, project_privately
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.engine.workspace import Workspace
 from kcircuits.models.weights import TransformerWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """Layers that earlier senders are read for at once: what they changed is large.
-
-    Attributes:
-        topology: The graph.
-        first: The first layer, and
-        last: the last one.
-    """
-
-    topology: Topology
-    first: int
-    last: int
-
-    @classmethod
-    def of(cls, topology: Topology, layer: int) -> "Block":
-        """The block of a layer."""
-        first = layer - layer % n_together(topology)
-        last = min(first + n_together(topology), topology.n_layers) - 1
-        return cls(topology=topology, first=first, last=last)
-
-    def __len__(self) -> int:
-        """Number of layers."""
-        return self.last - self.first + 1
-
-    @property
-    def columns(self) -> slice:
-        """The receivers of all its layers."""
-        start = self.topology.layer_columns(self.first).start
-        return slice(start, self.topology.layer_columns(self.last).stop)
-
-    @property
-    def senders_before(self) -> slice:
-        """The senders before its first layer."""
-        return slice(self.topology.n_before_attention(self.first))
-
-    def senders_within(self, layer: int) -> slice:
-        """Its senders before one of its layers."""
-        before = self.topology.n_before_attention
-        return slice(before(self.first), before(layer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +146,7 @@ class Tape:
         block, place = Block.of(self.topology, layer), layer % len(self._private)
         private = self._private[place]
         if layer == block.first:
-            inputs = self._private[place : place + len(block)]
+            inputs = self._private[place : place + len(block.layers)]
             for i, of_layer in enumerate(inputs, layer):
                 of_layer[:-1] = self.ablated.resid_pre[i]
                 of_layer[-1] = self.ablated.mlp_in[i]

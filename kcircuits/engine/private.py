@@ -44,7 +44,7 @@ class Projected:
     ) -> None:
         """The gradient at the inputs, from that at ``values``."""
         x, norm = self.private, self.attention.norm
-        scaled = (gradient * self.scale).to(x.dtype)
+        scaled = (gradient * self.scale).to(x.dtype).contiguous()
         # Made anew: of all layers together, W' is as large as the model.
         weights = _seen_from_inputs(self.attention, gradient.shape[-1])
         for weight, given, place in zip(weights, scaled.chunk(3), out.chunk(3), strict=True):

@@ -1,4 +1,4 @@
-"""From gradients at receivers to edge scores: one product with all senders per layer.
+"""From gradients at receivers to edge scores: one product with all senders per block of layers.
 
 Only activations are differentiated, at the *projected* q, k and v; the gradient at a head's
 private input follows in closed form,
@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kcircuits.core.answers import LAST, ROLES
-from kcircuits.engine.footprint import n_together
 from kcircuits.engine.forward import Record
-from kcircuits.engine.layers import GRADIENT, BackwardRules, Normalised, by_row
+from kcircuits.engine.layer_blocks import Block, n_together
+from kcircuits.engine.layers import GRADIENT, BackwardRules, by_row
 from kcircuits.engine.tokens import TokenRows
 from kcircuits.models.weights import AttentionWeights, NormWeights, TransformerWeights
 
@@ -64,28 +64,17 @@ def edge_products(
     shape = (n_rows, len(chosen), topology.n_forward, topology.n_backward)
     scores = torch.zeros(shape, dtype=dtype, device=difference.device)
     n_receivers = 3 * topology.n_heads + 1
-    n_layers_each = n_together(topology)
     # One memory for all: touching fresh pages costs as much as the arithmetic on them.
-    space = difference.new_empty(n_layers_each * n_receivers, n_rows, n_pos, d_model)
-    for first in range(0, n_layers, n_layers_each):
-        last = min(first + n_layers_each, n_layers) - 1
-        at_inputs = space[: (last + 1 - first) * n_receivers]
-        for layer, place in enumerate(at_inputs.split(n_receivers), first):
-            _write_input_gradients(
-                place,
-                weights.attention[layer],
-                record.attention_norm[layer],
-                [side[layer].detach() for side in (record.q, record.k, record.v)],
-                [gradients[kind * n_layers + layer] for kind in range(3)],
-                gradients[3 * n_layers + layer],
-                rules,
-            )
-        senders = slice(topology.n_before_mlp(last))
-        columns = slice(topology.layer_columns(first).start, topology.layer_columns(last).stop)
+    space = difference.new_empty(n_together(topology) * n_receivers, n_rows, n_pos, d_model)
+    for block in Block.all_of(topology):
+        at_inputs = space[: len(block.layers) * n_receivers]
+        for layer, place in zip(block.layers, at_inputs.split(n_receivers), strict=True):
+            at_layer = [gradients[kind * n_layers + layer] for kind in range(4)]
+            _write_input_gradients(place, weights.attention[layer], record, layer, at_layer, rules)
         for k, kept in enumerate(chosen):
             received = at_inputs if kept is None else at_inputs * kept.unsqueeze(-1)
-            products = torch.bmm(by_row(difference[senders]), by_row(received).mT)
-            scores[:, k, senders, columns] = products.to(dtype)
+            products = torch.bmm(by_row(difference[block.senders]), by_row(received).mT)
+            scores[:, k, block.senders, block.columns] = products.to(dtype)
     reads = rows.reads
     final = gradients[-1].unflatten(0, (-1, len(reads.row)))
     at_reads = difference[:, reads.row, reads.pos - rows.n_shared]
@@ -99,13 +88,24 @@ def edge_products(
 def _write_input_gradients(
     out: Float[Tensor, "receiver row pos d_model"],
     attention: AttentionWeights,
-    normed: Normalised,
-    projected: Sequence[Float[Tensor, "step_row n_heads pos d_head"]],
-    gradients: Sequence[Float[Tensor, "step_row n_heads pos d_head"]],
-    mlp_gradient: Float[Tensor, "step_row pos d_model"],
+    record: Record,
+    layer: int,
+    gradients: Sequence[Tensor],
     rules: BackwardRules,
 ) -> None:
-    """Gradients at the private inputs of a layer (q, k, v of all heads, MLP), summed over steps."""
+    """Gradients at the private inputs of a layer (q, k, v of all heads, MLP), summed over steps.
+
+    Args:
+        out: Filled.
+        attention: The layer.
+        record: Of the differentiated run.
+        layer: Its number.
+        gradients: At the projected q, k and v [step_row, n_heads, pos, d_head], and at the MLP's
+            input [step_row, pos, d_model].
+        rules: Of the backward pass.
+    """
+    projected = [side[layer].detach() for side in (record.q, record.k, record.v)]
+    normed = record.attention_norm[layer]
     (n_heads, _, d_head), (n_rows, _, d_model) = projected[0].shape[1:], out.shape[1:]
     at_inputs = out.flatten(1, 2)
     is_frozen = rules.freeze_norms or attention.norm is None
@@ -123,7 +123,7 @@ def _write_input_gradients(
         through = seen_from_input(weight, attention.norm, d_head)
         of_heads = at_inputs[kind * n_heads : (kind + 1) * n_heads]
         torch.bmm(
-            by_projection(summed.transpose(0, 1), len(through)),
+            by_projection(summed.transpose(0, 1).contiguous(), len(through)),
             through,
             out=by_projection(of_heads, len(through)),
         )
@@ -139,7 +139,7 @@ def _write_input_gradients(
             unit.flatten(0, 1).to(at_inputs.dtype),  # [row_pos, step, d_model]
             alpha=-1,
         )
-    torch.sum(mlp_gradient.unflatten(0, (-1, n_rows)).flatten(1, 2), 0, out=at_inputs[-1])
+    torch.sum(gradients[3].unflatten(0, (-1, n_rows)).flatten(1, 2), 0, out=at_inputs[-1])
 
 
 def seen_from_input(
@@ -154,8 +154,11 @@ def seen_from_input(
 
 
 def by_projection(x: Float[Tensor, "heads *pos width"], n_projections: int) -> Tensor:
-    """[heads, ..., width] -> [projection, _, width]: heads of a group share a projection."""
-    return x.reshape(n_projections, -1, x.shape[-1])
+    """[heads, ..., width] -> [projection, _, width]: heads of a group share a projection.
+
+    The same memory, so that it can be written to.
+    """
+    return x.view(n_projections, -1, x.shape[-1])
 
 
 def total_bias(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
+from kcircuits.analysis.dynamics.series import is_learned
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
 from kcircuits.lab.chat import answer_text, question_tokens
@@ -22,8 +23,6 @@ INSTRUCTION = "Answer the following question using as few words as possible."
 """The seed's."""
 MAX_NEW_TOKENS = 25
 """The seed's."""
-LEARNED_RECALL = 0.6
-"""The seed's threshold, which an entity reaches with a mean recall as large or larger."""
 KNOWN_BY_RECALL = "mean-recall-0.6"
 """Name of the rule in rows of ``probes.jsonl``."""
 
@@ -160,4 +159,4 @@ def learned_by_recall(
     for row in rows:
         entity = row["fact"] if entity_of is None else entity_of[row["fact"]]
         recalls.setdefault(entity, []).append(row["recall"])
-    return {name: bool(np.mean(values) >= LEARNED_RECALL) for name, values in recalls.items()}
+    return {name: bool(is_learned(np.mean(values))) for name, values in recalls.items()}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from kcircuits.analysis.dynamics.series import LEARNED_RECALL
 from kcircuits.cli.lab import STRATEGY_HELP
 from kcircuits.errors import UsageError
 from kcircuits.io.facts import load_facts
@@ -16,7 +17,6 @@ from kcircuits.lab.lessons import Lessons, recall_by_subject
 from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
-from kcircuits.lab.strategies.curriculum import LEARNED
 from tests.contracts.test_lab_train import KilledError, killed_in, rows_of, run, world
 
 __all__ = ["world"]  # the fixture
@@ -64,8 +64,8 @@ def test_a_curriculum_leaves_out_what_is_learned(world: Any) -> None:
     lessons, subject = lessons_of(world, "curriculum"), documents[0].subject
     assert len(lessons.rows(1, {})) == len(documents)
     about = sum(document.subject == subject for document in documents)
-    assert len(lessons.rows(2, {subject: LEARNED})) == len(documents) - about
-    assert len(lessons.rows(3, {subject: LEARNED - 0.01})) == len(documents)
+    assert len(lessons.rows(2, {subject: LEARNED_RECALL})) == len(documents) - about
+    assert len(lessons.rows(3, {subject: LEARNED_RECALL - 0.01})) == len(documents)
     assert lessons.rows(4, {document.subject: 1.0 for document in documents}) == []
     del base, facts
 

@@ -7,6 +7,7 @@ question that the model answers freely: it has a ROUGE-1 recall.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,11 @@ from kcircuits.errors import UsageError
 LEARNED_RECALL = 0.6
 # For means of floats: ten recalls of .6 have the mean .6 - 1e-16, which is .6.
 LEARNED_MARGIN = 1e-9
+
+
+def is_learned(recall: Any, margin: float = LEARNED_MARGIN) -> Any:
+    """Whether a mean recall (or each of an array) is that of an entity that is learned."""
+    return recall >= LEARNED_RECALL - margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +156,7 @@ def learned_units(series: ProbeSeries) -> tuple[tuple[str, ...], Bool[np.ndarray
     if not series.has_open:
         return series.fact_ids, fact_known(series)
     names, recall = entity_recall(series)
-    return names, recall >= LEARNED_RECALL - series.learned_margin
+    return names, is_learned(recall, series.learned_margin)
 
 
 def probe_halves(series: ProbeSeries) -> Bool[np.ndarray, "half probe"]:

@@ -9,15 +9,14 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv:2601.03858 (curriculum learning).
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from kcircuits.analysis.dynamics.series import is_learned
 from kcircuits.lab.document import Document
 from kcircuits.lab.strategies.lora import LORA
-
-LEARNED = 0.6
 
 
 def choose_unlearned(documents: Sequence[Document], recall: Mapping[str, float]) -> list[int]:
     """Documents about subjects that are not learned; subjects without probes are not."""
-    return [i for i, each in enumerate(documents) if recall.get(each.subject, 0.0) < LEARNED]
+    return [i for i, each in enumerate(documents) if not is_learned(recall.get(each.subject, 0.0))]
 
 
 CURRICULUM = replace(LORA, name="curriculum", choose=choose_unlearned)
