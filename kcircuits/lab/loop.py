@@ -16,6 +16,7 @@ import torch
 from kcircuits.errors import UsageError
 from kcircuits.lab.anchor import Anchored, divergence
 from kcircuits.lab.batches import epoch_batches, pad
+from kcircuits.lab.spec import TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,23 @@ class Step:
 
 
 Progress = Callable[[Step], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was trained since the moment before; None where it is not known.
+
+    Attributes:
+        loss: Mean cross-entropy in nats per predicted token, each under the weights of its step.
+        lr: Learning rate of the last step.
+        tokens: Tokens read, without padding.
+        seconds: Time of training, without that of probing.
+    """
+
+    loss: float | None = None
+    lr: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
 
 
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -103,25 +121,23 @@ def train_epoch(
     model: Any,
     optimizer: torch.optim.Optimizer,
     documents: Sequence[Sequence[int]],
-    *,
-    batch_size: int,
-    seed: int,
+    spec: TrainSpec,
     epoch: int,
-    n_epochs: int,
+    *,
     precision: str,
     anchored: Anchored | None = None,
     progress: Progress | None = None,
-) -> dict[str, float | int]:
-    """All documents once; gives the epoch's row of ``train.jsonl`` but for its learning rate.
+) -> Trained:
+    """All documents once.
 
-    ``loss`` is the mean cross-entropy over the epoch's predicted tokens, each under the weights
+    The loss is the mean cross-entropy over the epoch's predicted tokens, each under the weights
     before its step.
 
     Raises:
         UsageError: The loss is no longer a number.
     """
     lengths = [len(row) for row in documents]
-    batches = epoch_batches(lengths, batch_size, seed=seed, epoch=epoch)
+    batches = epoch_batches(lengths, spec.batch_size, seed=spec.seed, epoch=epoch)
     started, total, n_predicted = time.perf_counter(), 0.0, 0
     model.train()
     for i, batch in enumerate(batches, start=1):
@@ -139,21 +155,19 @@ def train_epoch(
             progress(
                 Step(
                     epoch=epoch,
-                    n_epochs=n_epochs,
+                    n_epochs=spec.n_epochs,
                     step=i,
                     n_steps=len(batches),
                     loss=loss,
                     n_tokens=n_here + len(rows),
                 )
             )
-    return {
-        "epoch": epoch,
-        "step": epoch * len(batches),
-        "loss": total / n_predicted,
-        "perplexity": math.exp(total / n_predicted),
-        "tokens": sum(lengths),
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    return Trained(
+        loss=total / n_predicted,
+        lr=spec.lr,
+        tokens=sum(lengths),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def choose_precision(model: Any, rows: Sequence[Sequence[int]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kcircuits.lab.recorder import Trained
+from kcircuits.lab.loop import Trained
 from kcircuits.lab.undisturbed import device_of
 
 _IGNORED = -100

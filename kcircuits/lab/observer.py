@@ -27,8 +27,9 @@ from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.io.manifest import is_name, load_manifest
+from kcircuits.lab.loop import Trained
 from kcircuits.lab.probes import require_room
-from kcircuits.lab.recorder import Recorder, Row, RunLabels, Stop, Trained
+from kcircuits.lab.recorder import Recorder, Row, RunLabels, Stop
 from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
 from kcircuits.lab.saving import saver_of_model
 from kcircuits.models.prompts import tokenize_facts

@@ -31,6 +31,7 @@ from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.io.jsonl import append_rows, read_rows
 from kcircuits.io.lock import writer_lock
 from kcircuits.io.manifest import SCHEMA_VERSION, write_manifest
+from kcircuits.lab.loop import Trained
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.run_folder import (
     RunFolder,
@@ -49,23 +50,6 @@ Skills = Callable[[Any], Iterable[Row]]
 """Takes the model; gives rows with ``skill``, ``n`` and ``accuracy``."""
 Stop = Callable[[Sequence[Row]], bool]
 """Takes the rows of ``Recorder.series``; says whether training shall end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What was trained since the moment before; None where it is not known.
-
-    Attributes:
-        loss: Mean cross-entropy in nats per predicted token, each under the weights of its step.
-        lr: Learning rate of the last step.
-        tokens: Tokens read, without padding.
-        seconds: Time of training, without that of probing.
-    """
-
-    loss: float | None = None
-    lr: float | None = None
-    tokens: int | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ A run that was killed goes on after its last whole epoch, with the same weights 
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,12 +31,13 @@ from kcircuits.lab.document import Document
 from kcircuits.lab.lessons import Lessons, recall_by_subject
 from kcircuits.lab.loop import (
     Progress,
+    Trained,
     choose_precision,
     make_optimizer,
     round_weights,
     train_epoch,
 )
-from kcircuits.lab.recorder import Recorder, RunLabels, Trained
+from kcircuits.lab.recorder import Recorder, RunLabels
 from kcircuits.lab.resume import load_state, save_state, states
 from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
 from kcircuits.lab.saving import saver_of_strategy
@@ -89,69 +91,84 @@ def train(
                 facts=facts,
                 base_model=base_name or base.name,
             )
-            _train(base, documents, labels, folder, spec, request, before, progress)
+            training = _Training(base, documents, labels, folder, spec, request, before)
+            training.run(progress)
         shutil.rmtree(folder.state, ignore_errors=True)
         return load_manifest(folder.manifest)
 
 
-def _train(
-    base: Path,
-    documents: Sequence[Document],
-    labels: RunLabels,
-    folder: RunFolder,
-    spec: TrainSpec,
-    request: dict[str, Any],
-    before: dict[str, Any] | None,
-    progress: Progress | None,
-) -> None:
-    strategy = STRATEGIES[spec.strategy]
-    model, tokenizer = load_base(base)
-    lessons = Lessons(strategy, documents, model, tokenizer, spec.seed)
-    model = strategy.prepare(model, spec.seed)
-    round_weights(model, _save_dtype(spec))
-    facts = load_facts(labels.facts)
-    batch = tokenize_facts(tokenizer, facts)
-    precision = (before or {}).get("precision") or _precision(spec, model, lessons.rows(1, {}))
-    text = json.dumps({"request": request, "precision": precision}, indent=2, sort_keys=True)
-    write_atomic(folder.request, text + "\n")
-    optimizer = make_optimizer(model, spec.lr)
-    saver = saver_of_strategy(strategy, base, _save_dtype(spec))
-    skills = None
-    if spec.skills:
-        skills = partial(measure_skills, tokenizer=tokenizer, names=spec.skills)
-    recorder = Recorder(folder, labels, batch, saver, skills)
-    anchor = strategy.anchor
-    anchored = None if anchor is None else Anchored.at(model, anchor.weight)
-    done = _back_to_last_epoch(recorder)
-    if done:
-        load_state(model, optimizer, folder.state, done)
-    else:
-        recorder.record(model, 0, step=0)
-    for epoch in range(done + 1, spec.n_epochs + 1):
-        probes = (row for row in read_rows(folder.probes) if row["epoch"] == epoch - 1)
-        rows = lessons.rows(epoch, recall_by_subject(probes, facts))
-        if anchor is not None and anchor.to == "previous":
-            anchored = Anchored.at(model, anchor.weight)
-        trained = None  # where all subjects are learned, an epoch shows nothing
-        if rows:
-            row = train_epoch(
-                model,
-                optimizer,
-                rows,
-                batch_size=spec.batch_size,
-                seed=spec.seed,
-                epoch=epoch,
-                n_epochs=spec.n_epochs,
-                precision=precision,
-                anchored=anchored,
-                progress=progress,
-            )
-            trained = Trained(
-                loss=row["loss"], lr=spec.lr, tokens=int(row["tokens"]), seconds=row["seconds"]
-            )
-        step = (recorder.checkpoints[-1].step or 0) + -(-len(rows) // spec.batch_size)
-        recorder.record(model, epoch, step=step, trained=trained)
-        save_state(model, optimizer, folder.state, epoch)
+class _Training:
+    """A prepared run: the model, what it is shown, and what records it."""
+
+    def __init__(
+        self,
+        base: Path,
+        documents: Sequence[Document],
+        labels: RunLabels,
+        folder: RunFolder,
+        spec: TrainSpec,
+        request: dict[str, Any],
+        before: dict[str, Any] | None,
+    ) -> None:
+        self.spec, self.folder, self.strategy = spec, folder, STRATEGIES[spec.strategy]
+        model, tokenizer = load_base(base)
+        self.lessons = Lessons(self.strategy, documents, model, tokenizer, spec.seed)
+        self.model = self.strategy.prepare(model, spec.seed)
+        round_weights(self.model, _save_dtype(spec))
+        self.facts = load_facts(labels.facts)
+        rows = self.lessons.rows(1, {})
+        self.precision = (before or {}).get("precision") or _precision(spec, self.model, rows)
+        content = {"request": request, "precision": self.precision}
+        write_atomic(folder.request, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        self.optimizer = make_optimizer(self.model, spec.lr)
+        self.anchored = self._anchored_here()
+        skills = None
+        if spec.skills:
+            skills = partial(measure_skills, tokenizer=tokenizer, names=spec.skills)
+        saver = saver_of_strategy(self.strategy, base, _save_dtype(spec))
+        batch = tokenize_facts(tokenizer, self.facts)
+        self.recorder = Recorder(folder, labels, batch, saver, skills)
+
+    def run(self, progress: Progress | None) -> None:
+        """Trains and records every epoch that is not recorded yet."""
+        done = _back_to_last_epoch(self.recorder)
+        if done:
+            load_state(self.model, self.optimizer, self.folder.state, done)
+        else:
+            self.recorder.record(self.model, 0, step=0)
+        for epoch in range(done + 1, self.spec.n_epochs + 1):
+            rows = self.lessons.rows(epoch, self._recall(epoch - 1))
+            # Where all subjects are learned, an epoch shows nothing.
+            trained = self._train(rows, epoch, progress) if rows else None
+            before = self.recorder.checkpoints[-1].step or 0
+            step = before + math.ceil(len(rows) / self.spec.batch_size)
+            self.recorder.record(self.model, epoch, step=step, trained=trained)
+            save_state(self.model, self.optimizer, self.folder.state, epoch)
+
+    def _train(
+        self, rows: Sequence[Sequence[int]], epoch: int, progress: Progress | None
+    ) -> Trained:
+        if self.strategy.anchor is not None and self.strategy.anchor.to == "previous":
+            self.anchored = self._anchored_here()
+        return train_epoch(
+            self.model,
+            self.optimizer,
+            rows,
+            self.spec,
+            epoch,
+            precision=self.precision,
+            anchored=self.anchored,
+            progress=progress,
+        )
+
+    def _recall(self, epoch: int) -> Mapping[str, float]:
+        """Of each subject after an epoch."""
+        probes = (row for row in read_rows(self.folder.probes) if row["epoch"] == epoch)
+        return recall_by_subject(probes, self.facts)
+
+    def _anchored_here(self) -> Anchored | None:
+        anchor = self.strategy.anchor
+        return None if anchor is None else Anchored.at(self.model, anchor.weight)
 
 
 def _back_to_last_epoch(recorder: Recorder) -> int:

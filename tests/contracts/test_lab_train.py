@@ -317,10 +317,8 @@ def test_divergence_names_epoch_and_step(world):
             model,
             make_optimizer(model, 1e-3),
             ROWS,
-            batch_size=2,
-            seed=0,
-            epoch=2,
-            n_epochs=3,
+            TrainSpec(n_epochs=3, batch_size=2),
+            2,
             precision="float32",
         )
 
