@@ -126,6 +126,12 @@ def make_weights(
     )
 
 
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of a tiny model's three layers are a block, so that there is one before and one after."""
+    monkeypatch.setattr("kcircuits.engine.layer_blocks._TOGETHER", 2 * (3 * N_HEADS + 1))
+
+
 @pytest.fixture(params=STYLES)
 def tiny(request: pytest.FixtureRequest) -> TinyModel:
     """Each architecture in turn."""
