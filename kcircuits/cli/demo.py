@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kcircuits.cli.lab import STRATEGY_HELP, base_bar, training_bar
+from kcircuits.cli.lab_build import base_bar
+from kcircuits.cli.lab_train import STRATEGY_HELP, training_bar
 from kcircuits.cli.options import common
 from kcircuits.cli.output import print_json, print_table, printable, styled
 from kcircuits.errors import EXIT_OK

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from kcircuits.errors import UsageError
 from kcircuits.lab.scratch import ScratchSpec
 from kcircuits.lab.skills import DEFAULT_SKILLS
 from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
@@ -75,3 +76,14 @@ SMALL = Preset(
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL)})
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of a name; UsageError where there is none."""
+    if name not in PRESETS:
+        raise UsageError(
+            f"there is no preset {name!r}",
+            field="preset",
+            hint=f"choose from {', '.join(PRESETS)}",
+        )
+    return PRESETS[name]

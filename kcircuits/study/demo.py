@@ -15,8 +15,9 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Manifest
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
+from kcircuits.lab.build import build
 from kcircuits.lab.presets import PRESETS
-from kcircuits.lab.study import build, check_strategy, train_built
+from kcircuits.lab.study import check_strategy, train_built
 from kcircuits.study.diff import Diff
 from kcircuits.study.diff_page import diff_page
 from kcircuits.study.run import Run, open_run

@@ -9,7 +9,7 @@ import pytest
 from kcircuits.cli.main import main
 from kcircuits.io.facts import load_facts
 from kcircuits.io.manifest import load_manifest
-from kcircuits.lab import study
+from kcircuits.lab import presets
 from kcircuits.lab.presets import SMOKE
 from kcircuits.lab.scratch import ScratchSpec
 
@@ -29,7 +29,7 @@ def lab(tmp_path, monkeypatch):
         benchmark=replace(SMOKE.benchmark, people=people),
         training=MappingProxyType(training),
     )
-    monkeypatch.setattr(study, "PRESETS", {"smoke": tiny})
+    monkeypatch.setattr(presets, "PRESETS", {"smoke": tiny})
     return tmp_path / "lab"
 
 

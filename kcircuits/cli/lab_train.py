@@ -1,0 +1,100 @@
+"""``kcircuits lab train``: continual pre-training on a benchmark."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kcircuits.cli.lab_build import OUT
+from kcircuits.cli.options import common
+from kcircuits.cli.output import print_json, print_table, printable
+from kcircuits.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from kcircuits.lab.loop import Step
+
+# As in the registry, which is not asked: it would load torch.
+STRATEGY_HELP = (
+    "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs or replay"
+)
+
+
+def add_parser(verbs: Any) -> None:
+    """Add ``lab train``."""
+    train = verbs.add_parser(
+        "train",
+        parents=[common(paths=False)],
+        help="train on the documents; save and probe every epoch",
+        description="Continual pre-training on the documents of `lab build`. Saves the model at "
+        "every epoch, the untrained one included, probes it, and writes the manifest. Goes on "
+        "where it was killed.",
+    )
+    train.add_argument("--strategy", default="full", metavar="NAME", help=STRATEGY_HELP)
+    train.add_argument("--epochs", type=int, metavar="N", help="default: the preset's")
+    train.add_argument("--lr", type=float, metavar="RATE", help="default: the preset's")
+    train.add_argument("--seed", type=int, metavar="N", help="default: the benchmark's")
+    train.add_argument(
+        "--skills",
+        metavar="LIST",
+        help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
+    )
+    train.set_defaults(run=run_train)
+    train.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, and print loss and knowledge at every epoch."""
+    from kcircuits.lab.build import open_lab
+    from kcircuits.lab.study import knowledge_table, train_built
+
+    built = open_lab(args.out)
+    with training_bar(args.quiet) as progress:
+        manifest = train_built(
+            built,
+            strategy=args.strategy,
+            n_epochs=args.epochs,
+            lr=args.lr,
+            seed=args.seed,
+            skills=_skills(args.skills, built.preset),
+            progress=progress,
+        )
+    rows = knowledge_table(manifest)
+    if args.json:
+        content = {"manifest": str(manifest.path), "run": manifest.run, "rows": rows}
+        print_json("kcircuits.lab-train/1", content)
+    else:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
+        print(f"wrote {printable(manifest.path)}")
+    return EXIT_OK
+
+
+def _skills(given: str | None, preset: str) -> tuple[str, ...]:
+    from kcircuits.lab.presets import PRESETS
+
+    if given is None:
+        return PRESETS[preset].skills
+    return () if given == "none" else tuple(given.split(","))
+
+
+@contextmanager
+def training_bar(quiet: bool) -> "Iterator[Callable[[Step], None]]":
+    """A progress bar over the steps of all epochs, with the loss and tokens per second."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc="training", unit="step", disable=quiet, dynamic_ncols=True)
+    n_tokens = 0
+
+    def advance(step: "Step") -> None:
+        nonlocal n_tokens
+        n_tokens += step.n_tokens
+        if bar.total is None:
+            bar.total = step.n_epochs * step.n_steps
+            bar.initial = bar.n = (step.epoch - 1) * step.n_steps
+        elapsed = bar.format_dict["elapsed"] or 1.0
+        rate = f"{n_tokens / elapsed:.0f}"
+        bar.set_postfix({"epoch": step.epoch, "loss": f"{step.loss:.2f}", "tokens/s": rate}, False)
+        bar.update()
+
+    with bar:
+        yield advance
