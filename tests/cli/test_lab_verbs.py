@@ -9,6 +9,7 @@ import pytest
 from kcircuits.cli.main import main
 from kcircuits.io.facts import load_facts
 from kcircuits.io.manifest import load_manifest
+from kcircuits.lab import build as builder
 from kcircuits.lab import presets
 from kcircuits.lab.presets import SMOKE
 from kcircuits.lab.scratch import ScratchSpec
@@ -155,7 +156,7 @@ def test_other_requests_in_the_same_folder_are_refused(lab, capsys):
 
 @pytest.mark.parametrize("verb", ["lab build", "demo"])
 def test_a_place_that_cannot_be_written_is_told_before_the_work(lab, capsys, monkeypatch, verb):
-    monkeypatch.setattr(study, "make_base", lambda *_, **__: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(builder, "make_base", lambda *_, **__: pytest.fail("worked for nothing"))
     lab.write_text("a file")
     code = main([*verb.split(), "--preset", "smoke", "--out", str(lab), "--json"])
     error = json.loads(capsys.readouterr().out)["error"]
