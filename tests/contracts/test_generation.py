@@ -156,8 +156,9 @@ def test_likelihood_equals_one_token_at_a_time(variant, tiny_folder, plain_model
     expected = [[slow_logprob(model, p, text) for text in texts] for p, texts in given]
     for batch_size in (1, 4, 64):
         found = continuation_logprobs(model, given, batch_size=batch_size)
-        # Float64; sums in another order.
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        # Float64, sums in another order; but Gemma 2 takes its softmax in float32.
+        rtol = 1e-6 if variant.startswith("gemma2") else 1e-9
+        np.testing.assert_allclose(found, expected, rtol=rtol)
 
 
 def test_likelihood_of_one_prompt_and_of_equal_prompts(tiny_folder, plain_model):
