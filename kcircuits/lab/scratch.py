@@ -18,11 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kcircuits.core.facts import Fact
 from kcircuits.lab.batches import epoch_batches
-from kcircuits.lab.loop import train_step
 from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
 from kcircuits.lab.pairs import answers, pair_facts
 from kcircuits.lab.relations import RELATIONS
 from kcircuits.lab.spec import BenchmarkSpec, Entity
+from kcircuits.lab.step import train_step
 from kcircuits.models.quiet import quiet
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
