@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Use = Literal["discovery", "evaluation", "probe"]
 Span = tuple[int, int]
@@ -30,6 +30,7 @@ class Prompt:
         candidates: Answers of the relation among which the target is ranked.
         subject_span: Character offsets of the subject in ``clean``.
         relation_span: Character offsets of the relation in ``clean``.
+        kind: What a prompt for probing asks for, ``paraphrase`` or ``memorisation``.
     """
 
     clean: str
@@ -41,6 +42,7 @@ class Prompt:
     candidates: tuple[str, ...] = ()
     subject_span: Span | None = None
     relation_span: Span | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,16 @@ class Fact:
             "subject": self.subject,
             "relation": self.relation,
             "object": self.object,
-            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "prompts": [_content(prompt) for prompt in self.prompts],
             "strata": dict(self.strata),
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(prompt: Prompt) -> dict[str, Any]:
+    """What a prompt says; without its kind where it has none, as before there were kinds."""
+    content = asdict(prompt)
+    if prompt.kind is None:
+        del content["kind"]
+    return content
