@@ -92,7 +92,7 @@ def run_train(args: argparse.Namespace) -> int:
             seed=args.seed,
             precision=args.precision,
             questions=args.open_questions,
-            skills=_skills(args.skills, built.preset),
+            skills=skill_names(args.skills, built.preset),
             report_to=() if args.report_to == "none" else tuple(args.report_to.split(",")),
             progress=progress,
         )
@@ -108,7 +108,8 @@ def run_train(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _skills(given: str | None, preset: str) -> tuple[str, ...]:
+def skill_names(given: str | None, preset: str) -> tuple[str, ...]:
+    """What ``--skills`` asks for; the preset's skills where it was not given."""
     from kcircuits.lab.presets import PRESETS
 
     if given is None:
@@ -117,11 +118,11 @@ def _skills(given: str | None, preset: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def training_bar(quiet: bool) -> "Iterator[Callable[[Step], None]]":
+def training_bar(quiet: bool, name: str = "training") -> "Iterator[Callable[[Step], None]]":
     """A progress bar over the steps of all epochs, with the loss and tokens per second."""
     from tqdm import tqdm
 
-    bar = tqdm(desc="training", unit="step", disable=quiet, dynamic_ncols=True)
+    bar = tqdm(desc=name, unit="step", disable=quiet, dynamic_ncols=True)
     n_tokens = 0
 
     def advance(step: "Step") -> None:
