@@ -138,8 +138,8 @@ def test_prompts_carry_documents_an_empty_line_and_the_question(world):
     _, tokenizer = load_base(world[0])
     prompts = tuple(
         Prompt(
-            clean="Ann is a", corrupt="Bob is a", target=" baker", foil=" pilot", use=use,
-            subject_span=(0, 3),
+            clean="Today Ann is a", corrupt="Today Bob is a", target=" baker", foil=" pilot",
+            use=use, subject_span=(6, 9), relation_span=(10, 14),
         )
         for use in ("discovery", "evaluation", "probe")
     )  # fmt: skip
@@ -148,8 +148,10 @@ def test_prompts_carry_documents_an_empty_line_and_the_question(world):
     text = "\n".join(each.text for each in DOCUMENTS[:4]) + "\n\n"
     assert told.prompts[0] == prompts[0]
     for prompt in told.prompts[1:]:
-        assert (prompt.clean, prompt.corrupt) == (f"{text}Ann is a", f"{text}Bob is a")
-        assert prompt.clean[slice(*prompt.subject_span)] == "Ann"
+        assert prompt.clean == f"{text}Today Ann is a"
+        assert prompt.corrupt == f"{text}Today Bob is a"
+        assert prompt.subject_span == (len(text) + 6, len(text) + 9)
+        assert prompt.relation_span == (len(text) + 10, len(text) + 14)
     assert {key: len(each.texts) for key, each in carried.items()} == {("f", 1): 4, ("f", 2): 4}
     untold, _ = facts_with_documents([fact_of("Zoe", "x")], find_gold(DOCUMENTS), tokenizer, None)
     assert untold == [fact_of("Zoe", "x")]

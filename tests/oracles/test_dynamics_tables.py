@@ -170,7 +170,8 @@ def test_rows_by_kind_are_those_of_the_probes_of_each_kind_alone(seed: int) -> N
 
 
 def test_halves_hold_probes_of_each_kind() -> None:
-    (series,) = series_from_columns(columns_of(make_mixed_rows(0)), facts=make_facts())
+    rows = sorted(make_mixed_rows(0), key=lambda row: (row["prompt_idx"], row["kind"]))
+    (series,) = series_from_columns(columns_of(rows), facts=make_facts())
     for half in probe_halves(series):
         for kind in ("open", "inverse", "paraphrase"):
             asked = {
