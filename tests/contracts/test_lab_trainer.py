@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.integrations import integration_utils
 
@@ -249,6 +250,14 @@ def test_several_gpus_in_one_process_are_refused(world, tmp_path, monkeypatch):
         run(world, tmp_path / "out")
     assert "accelerate launch" in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_gradients_are_neither_clipped_nor_measured(world, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("a norm was taken")
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", never)
+    assert run(world, tmp_path, n_epochs=1).epochs == ("ep0", "ep1")
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(world, tmp_path):
