@@ -12,6 +12,7 @@ callbacks):
 - a killed run goes on after a whole epoch.
 """
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ from kcircuits.lab.processes import is_main_process, require_one_device
 from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.step import Progress, Step, batch_losses
 from kcircuits.lab.trackers import step_log
+
+logger = logging.getLogger(__name__)
 
 # The others wait while the main process probes and saves; of a large model that takes long.
 _PATIENCE_S = 6 * 3600
@@ -111,6 +114,7 @@ def training_arguments(
     )
     # Autocast is in the loss, whatever accelerate was configured to: a run's precision is its own.
     args.mixed_precision = "no"
+    logger.info("training on %s", args.device)  # asking for it joins the processes
     require_one_device(args.n_gpu)
     return args
 
