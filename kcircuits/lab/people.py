@@ -133,7 +133,8 @@ def deal_values(
     """
     n_relations = len(spec.relations)
     stays = spec.n_asked < n_relations
-    coarse = [(row // _BLOCK, stratum_of(spec, row)) for row in range(len(column))]
+    last = max(1, len(column) // _BLOCK) - 1  # the last block takes the rows that are left over
+    coarse = [(min(row // _BLOCK, last), stratum_of(spec, row)) for row in range(len(column))]
     fine = [(*key, row % n_relations if stays else 0) for row, key in enumerate(coarse)]
     for classes in (fine, coarse):
         for _ in range(_N_DEALS):
