@@ -69,17 +69,19 @@ def _about(
 
 def _prompts_told(facts: Sequence[Fact], texts: Sequence[Words]) -> dict[int, set[int]]:
     """The documents that hold a prompt with its answer, by the place of the fact."""
-    asked: dict[Words, list[tuple[int, Words]]] = defaultdict(list)
+    asked: dict[Words, set[int]] = defaultdict(set)
+    lengths: dict[Words, set[int]] = defaultdict(set)
     for place, fact in enumerate(facts):
         for prompt in fact.prompts:
             if prompt.kind != "memorisation":
                 words = _words(prompt.clean + prompt.target)
-                asked[words[-_TAIL:]].append((place, words))
+                asked[words].add(place)
+                lengths[words[-_TAIL:]].add(len(words))
     told: dict[int, set[int]] = defaultdict(set)
     for document, words in enumerate(texts):
         for stop in range(1, len(words) + 1):
-            for place, prompt in asked.get(words[max(0, stop - _TAIL) : stop], ()):
-                if words[max(0, stop - len(prompt)) : stop] == prompt:
+            for n in lengths.get(words[max(0, stop - _TAIL) : stop], ()):
+                for place in asked.get(words[max(0, stop - n) : stop], ()):
                     told[place].add(document)
     return told
 

@@ -10,7 +10,7 @@ the strata say?
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,26 +118,32 @@ def matching_report(
     invented = [fact for fact in facts if fact.strata.get("type") == "invented"]
     subjects = {fact.subject for fact in invented}
     told = [document for document in documents if document.subject in subjects]
-    quantities = [*_of_documents(told, tokenizer), *_of_facts(invented, tokenizer)]
+    lengths = _prompt_lengths(facts, tokenizer)
+    quantities = [*_of_documents(told, tokenizer), *_of_facts(invented, lengths, tokenizer)]
     compared = tuple(each for each in quantities if len(each.values) > 1)
     matches = compare_groups(compared, min_p=allowed.ks_p, quantile=allowed.js_quantile, seed=seed)
     return MatchingReport(
         quantities=compared,
         matches=tuple(matches),
         leaks=tuple(find_leaks(facts, documents)),
-        unequal=tuple(_unequal(facts, tokenizer)),
+        unequal=tuple(_unequal(facts, lengths)),
         miscounted=tuple(_miscounted(facts, documents)),
         tolerances=allowed,
     )
 
 
-def _unequal(facts: Sequence[Fact], tokenizer: Any) -> Iterator[tuple[str, int]]:
-    asked = [(fact.id, i, prompt) for fact in facts for i, prompt in enumerate(fact.prompts)]
-    texts = sorted({text for *_, prompt in asked for text in (prompt.clean, prompt.corrupt)})
-    lengths = dict(zip(texts, map(len, _cut(tokenizer, texts)), strict=True))
-    for fact, i, prompt in asked:
-        if lengths[prompt.clean] != lengths[prompt.corrupt]:
-            yield fact, i
+def _prompt_lengths(facts: Sequence[Fact], tokenizer: Any) -> dict[str, int]:
+    """Tokens of every clean and corrupt text."""
+    prompts = [prompt for fact in facts for prompt in fact.prompts]
+    texts = sorted({text for prompt in prompts for text in (prompt.clean, prompt.corrupt)})
+    return dict(zip(texts, map(len, _cut(tokenizer, texts)), strict=True))
+
+
+def _unequal(facts: Sequence[Fact], lengths: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    for fact in facts:
+        for i, prompt in enumerate(fact.prompts):
+            if lengths[prompt.clean] != lengths[prompt.corrupt]:
+                yield fact.id, i
 
 
 def _miscounted(facts: Sequence[Fact], documents: Sequence[Document]) -> Iterator[str]:
@@ -203,7 +209,9 @@ def _nameless(document: Document) -> str:
     return text
 
 
-def _of_facts(facts: Sequence[Fact], tokenizer: Any) -> Iterator[Quantity]:
+def _of_facts(
+    facts: Sequence[Fact], lengths: Mapping[str, int], tokenizer: Any
+) -> Iterator[Quantity]:
     groups: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
         groups[fact.strata["frequency"]].append(fact)
@@ -228,11 +236,7 @@ def _of_facts(facts: Sequence[Fact], tokenizer: Any) -> Iterator[Quantity]:
         name="length of prompts, tokens",
         kind="continuous",
         values={
-            group: list(
-                map(
-                    len, _cut(tokenizer, [prompt.clean for fact in mine for prompt in fact.prompts])
-                )
-            )
+            group: [lengths[prompt.clean] for fact in mine for prompt in fact.prompts]
             for group, mine in groups.items()
         },
     )
@@ -244,4 +248,8 @@ def _kind(prompt: Prompt) -> str:
 
 def _cut(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, in one call."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)[
+        "input_ids"
+    ]

@@ -156,7 +156,8 @@ def check_alignment(facts: Iterable[Fact], tokenizer: Any) -> None:
         for text in (prompt.clean, prompt.corrupt, prompt.clean + prompt.target)
     }
     ordered = sorted(texts)
-    encoded = tokenizer(ordered, add_special_tokens=False)["input_ids"] if ordered else []
+    cut = {"add_special_tokens": False, "return_attention_mask": False}
+    encoded = tokenizer(ordered, **cut)["input_ids"] if ordered else []
     tokens = dict(zip(ordered, encoded, strict=True))
     for prompt in prompts:
         clean, corrupt = tokens[prompt.clean], tokens[prompt.corrupt]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from kcircuits.errors import UsageError
 from kcircuits.lab.answers import ANSWER_TOKENS, Answers, find_answers
@@ -24,6 +25,8 @@ EXPOSURE_EDGES: Mapping[str, tuple[float, float]] = {
     "high": (5.5, np.inf),
 }
 _N_DEALS = 30
+# Rows among which values are dealt: an assignment costs the cube of their number.
+_BLOCK = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +133,10 @@ def deal_values(
     """
     n_relations = len(spec.relations)
     stays = spec.n_asked < n_relations
-    rows = [(stratum_of(spec, row), row % n_relations) for row in range(len(column))]
-    finest = [key if stays else key[:1] for key in rows]
-    for classes in (finest, [key[:1] for key in rows]):
+    last = max(1, len(column) // _BLOCK) - 1  # the last block takes the rows that are left over
+    coarse = [(min(row // _BLOCK, last), stratum_of(spec, row)) for row in range(len(column))]
+    fine = [(*key, row % n_relations if stays else 0) for row, key in enumerate(coarse)]
+    for classes in (fine, coarse):
         for _ in range(_N_DEALS):
             dealt: dict[str, list[str]] = {}
             for frequency, n_people in spec.groups.items():
@@ -164,16 +168,21 @@ def _deal(
 ) -> list[str] | None:
     """A column in another order within its classes, where nothing clashes; None if none is found.
 
-    A shuffle, after which each value that clashes is exchanged for one with which neither does.
+    Each class gets a random assignment that avoids the twins' values, if there is one; then each
+    value that clashes, with a spouse's, is exchanged for one with which neither does.
     """
-    dealt: list[str] = list(column)
-    n_rows = len(column)
+    dealt, n_rows = list(column), len(column)
     members: dict[tuple[object, ...], list[int]] = {}
     for row, key in enumerate(classes):
         members.setdefault(key, []).append(row)
     for rows in members.values():
-        for row, source in zip(rows, rng.permutation(rows).tolist(), strict=True):
-            dealt[row] = column[int(source)]
+        values = np.array([column[row] for row in rows])
+        costs = rng.random((len(rows), len(rows)))
+        for each in earlier:
+            twins = np.array([each[row] if row < len(each) else "" for row in rows])
+            costs += len(rows) * (twins[:, None] == values[None, :])
+        for place, source in zip(*linear_sum_assignment(costs), strict=True):
+            dealt[rows[place]] = column[rows[source]]
 
     def clashes(row: int) -> bool:
         partner = partner_row(row, n_rows) if are_married else None

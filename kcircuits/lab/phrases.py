@@ -16,11 +16,11 @@ def phrases(text: str) -> tuple[str, ...]:
 TWO_WORD_VALUES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "birthplace": phrases(
-            """Las Vegas; Santa Barbara; Fort Worth; Kansas City; Oklahoma City; Los Angeles;
+            """Las Vegas; Santa Fe; Fort Worth; Kansas City; Oklahoma City; Los Angeles;
             New Orleans; San Diego; Long Beach; Cape Town; Hong Kong; Tel Aviv; Grand Rapids;
-            Green Bay; Little Rock; Palm Springs; Saint Louis; Virginia Beach; Colorado Springs;
+            Green Bay; Little Rock; Palm Springs; Saint Cloud; Rapid City; Colorado Springs;
             Cedar Rapids; Silver Spring; Jersey City; Iowa City; Key West; Salt Lake; Great Falls;
-            White Plains; Lake Charles; Rock Island; High Point; Twin Falls; Ann Arbor"""
+            White Plains; Lake Forest; Rock Island; High Point; Twin Falls; Ann Arbor"""
         ),
         "field": phrases(
             """organic chemistry; medieval history; marine biology; nuclear physics;
@@ -42,7 +42,7 @@ TWO_WORD_VALUES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "employer": phrases(
             """General Electric; Red Cross; Warner Brothers; Best Buy; American Express;
-            United Airlines; Morgan Stanley; Northern Steel; Golden Press; River Foods;
+            United Airlines; Bright Lights; Northern Steel; Golden Press; River Foods;
             Silver Bank; Summit Software; Harbor Books; Eastern Radio; Pacific Oil;
             Mountain Water; Royal Mail; Central Hospital; Green Energy; Liberty Insurance;
             Star Television; Union Station; Crystal Glass; Western Digital; Southern Railway;
