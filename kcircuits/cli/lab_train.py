@@ -12,7 +12,7 @@ from kcircuits.cli.output import print_json, print_table, printable
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.lab.loop import Step
+    from kcircuits.lab.step import Step
 
 # As in the registry, which is not asked: it would load torch.
 STRATEGY_HELP = (
@@ -28,37 +28,65 @@ def add_parser(verbs: Any) -> None:
         help="train on the documents; save and probe every epoch",
         description="Continual pre-training on the documents of `lab build`. Saves the model at "
         "every epoch, the untrained one included, probes it, and writes the manifest. Goes on "
-        "where it was killed.",
+        "where it was killed. On a GPU where there is one; on several by "
+        "`accelerate launch -m kcircuits lab train ...`.",
     )
     train.add_argument("--strategy", default="full", metavar="NAME", help=STRATEGY_HELP)
     train.add_argument("--epochs", type=int, metavar="N", help="default: the preset's")
     train.add_argument("--lr", type=float, metavar="RATE", help="default: the preset's")
+    train.add_argument(
+        "--batch-size", type=int, metavar="N", help="documents per step (default: the preset's)"
+    )
     train.add_argument("--seed", type=int, metavar="N", help="default: the benchmark's")
     train.add_argument(
         "--skills",
         metavar="LIST",
         help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
     )
+    train.add_argument(
+        "--precision", metavar="NAME", help="float32, bfloat16 or auto (default: the preset's)"
+    )
+    train.add_argument(
+        "--report-to",
+        default="none",
+        metavar="LIST",
+        help="comma separated trackers: tensorboard, wandb, ... (default: none)",
+    )
+    train.add_argument(
+        "--out", type=Path, default=OUT, metavar="DIR", help=f"the benchmark (default: {OUT})"
+    )
+    train.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder, so that one benchmark gives many runs (default: --out)",
+    )
     train.set_defaults(run=run_train)
-    train.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
 
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, and print loss and knowledge at every epoch."""
     from kcircuits.lab.build import open_lab
+    from kcircuits.lab.processes import is_main_process
     from kcircuits.lab.study import knowledge_table, train_built
 
     built = open_lab(args.out)
-    with training_bar(args.quiet) as progress:
+    with training_bar(args.quiet or not is_main_process()) as progress:
         manifest = train_built(
             built,
+            to=args.to,
             strategy=args.strategy,
             n_epochs=args.epochs,
             lr=args.lr,
+            batch_size=args.batch_size,
             seed=args.seed,
+            precision=args.precision,
             skills=_skills(args.skills, built.preset),
+            report_to=() if args.report_to == "none" else tuple(args.report_to.split(",")),
             progress=progress,
         )
+    if not is_main_process():
+        return EXIT_OK
     rows = knowledge_table(manifest)
     if args.json:
         content = {"manifest": str(manifest.path), "run": manifest.run, "rows": rows}

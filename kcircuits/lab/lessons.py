@@ -64,6 +64,11 @@ class Lessons:
         drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self._general))
         return chosen + [self._general[i] for i in drawn[:n_replayed]]
 
+    @property
+    def n_most(self) -> int:
+        """Rows that an epoch has at most."""
+        return len(self._rows) + self._n_replayed(len(self._rows))
+
     def _n_replayed(self, n_documents: int) -> int:
         share = self.strategy.replay_share
         return round(n_documents * share / (1 - share))

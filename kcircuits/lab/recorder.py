@@ -31,7 +31,6 @@ from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.io.jsonl import append_rows, read_rows
 from kcircuits.io.lock import writer_lock
 from kcircuits.io.manifest import SCHEMA_VERSION, write_manifest
-from kcircuits.lab.loop import Trained
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.run_folder import (
     RunFolder,
@@ -41,6 +40,7 @@ from kcircuits.lab.run_folder import (
     save_checkpoint,
 )
 from kcircuits.lab.saving import Saver, is_identity
+from kcircuits.lab.step import Trained
 from kcircuits.lab.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from kcircuits.lab.scratch import word_tokenizer
 from kcircuits.lab.spec import BenchmarkSpec
 from kcircuits.study.matching_page import matching_page
 
-SPEC = BenchmarkSpec(people=MappingProxyType({"high": 8, "low": 8, "none": 8}))
+SPEC = BenchmarkSpec(people=MappingProxyType({"high": 8, "low": 8}), held_out=8)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Probe rows to series to tables: against plain loops over the rows, and what must be refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,14 @@ def test_strata_are_keys_entities_facts_or_prior_knowledge() -> None:
         fact_groups(series, "color")
     control = [strata["split"] == "control" for strata in series.strata]
     assert trained_facts(series).tolist() == [not value for value in control]
+
+
+def test_answers_that_documents_replace_are_not_told() -> None:
+    """An update is told; what was true before it is followed, but no document says it."""
+    told = ({"split": "updated", "told": "new"}, {"split": "updated", "told": "before"})
+    series = make_series()
+    series = replace(series, strata=(*told, *({"split": "held-out"},) * (N_FACTS - 2)))
+    assert trained_facts(series).tolist() == [True] + [False] * (N_FACTS - 1)
 
 
 def test_intervals_equal_those_of_the_core() -> None:

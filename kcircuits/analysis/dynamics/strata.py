@@ -19,8 +19,9 @@ from kcircuits.errors import UsageError
 ALL = "all"
 # Groups that the probes themselves give: one per entity, per fact, or by prior knowledge.
 ENTITY, FACT, PRIOR = "entity", "fact", "prior"
-# Values of a stratum ``split`` whose facts no document tells.
-UNTOLD = ("control", "held-out")
+# Values of strata whose facts no document tells; ``told: before`` marks an answer that documents
+# replace by another one.
+UNTOLD = (("split", "control"), ("split", "held-out"), ("told", "before"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +130,10 @@ def difference_series(
 
 
 def trained_facts(series: ProbeSeries) -> Bool[np.ndarray, " fact"]:
-    """Facts that documents tell: all but those with ``split`` control or held-out."""
-    return np.array([strata.get("split") not in UNTOLD for strata in series.strata])
+    """Facts that documents tell: all but controls, held-out ones and answers that are replaced."""
+    return np.array(
+        [all(strata.get(key) != value for key, value in UNTOLD) for strata in series.strata]
+    )
 
 
 def _no_stratum(series: ProbeSeries, by: str) -> UsageError:
