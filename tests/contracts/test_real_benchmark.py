@@ -17,10 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from kcircuits.core.facts import Fact
 from kcircuits.errors import FileAccessError, UsageError
 from kcircuits.lab.benchmark import Benchmark
+from kcircuits.lab.exposure import frequency_of
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.real import pool as pools
 from kcircuits.lab.real.draw import draw
-from kcircuits.lab.real.generate import frequency_of, real_benchmark
+from kcircuits.lab.real.generate import real_benchmark
 from kcircuits.lab.real.pool import Entry, can_pair, prior_of, usable_entries, with_priors
 from kcircuits.lab.real.prompts import Numbers
 from kcircuits.lab.real.relation import N_VERBATIM, ToldRelation
@@ -477,7 +478,7 @@ def test_partners_are_of_the_split_where_it_has_enough(planted: None) -> None:
 
 @pytest.mark.parametrize(
     ("exposure", "name"),
-    [(0, "none"), (1, "low"), (2, "low"), (3, "medium"), (5, "medium"), (6, "high"), (8, "high")],
+    [(0, "none"), (1, "low"), (2, "medium"), (5, "medium"), (6, "high"), (8, "high")],
 )
 def test_frequencies_have_names(exposure: int, name: str) -> None:
     assert frequency_of(exposure) == name

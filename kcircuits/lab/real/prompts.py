@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from kcircuits.core.facts import Prompt, Use
+from kcircuits.core.facts import Kind, Prompt, Use
 from kcircuits.errors import UsageError
 from kcircuits.lab.real.relation import N_PARAPHRASES, N_VERBATIM, ToldRelation
 from kcircuits.lab.real_facts import relation_span
 
-PARAPHRASE, MEMORISATION = "paraphrase", "memorisation"
+PARAPHRASE: Kind = "paraphrase"
+MEMORISATION: Kind = "memorisation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def prompts_of(relation: ToldRelation, asking: Asking, numbers: Numbers) -> tupl
     prompts = relation.asked.prompts
     first, last = prompts[: numbers.n_discovery], prompts[-numbers.n_evaluation :]
     verbatim = [relation.verbatim[place] for place in asking.verbatim]
-    rows: tuple[tuple[Sequence[str], Use, str | None], ...] = (
+    rows: tuple[tuple[Sequence[str], Use, Kind | None], ...] = (
         (first, "discovery", None),
         (last, "evaluation", None),
         (relation.paraphrases[: numbers.n_paraphrases], "probe", PARAPHRASE),
@@ -104,7 +105,7 @@ def _prompt(
     number: int,
     template: str,
     use: Use,
-    kind: str | None,
+    kind: Kind | None,
     candidates: tuple[str, ...],
 ) -> Prompt:
     turn = number % len(asking.partners)
