@@ -1,11 +1,11 @@
 """The matching report of a benchmark: do its groups differ in their frequency alone?
 
-Groups are the frequencies of invented people, or of one's own facts. Compared are, over as many documents of each person
-as every one has, the documents' lengths, sentences, orders of relations and tokens; and over the
-facts of all groups, those that no document tells included, relations, answers, their tokens, and
-the kinds and lengths of prompts. Beside that: does a document say what it must not (``leakage``),
-do clean and corrupt prompts differ in their number of tokens, and is everyone told of as often as
-the strata say?
+Groups are the frequencies of invented people, or of one's own facts. Compared are, over as many
+documents of each person as every one has, the documents' lengths, sentences, orders of relations
+and tokens; and over the facts of all groups, those that no document tells included, relations,
+answers, their tokens, and the kinds and lengths of prompts. Beside that: does a document say what
+it must not (``leakage``), do clean and corrupt prompts differ in their number of tokens, and is
+everyone told of as often as the strata say?
 """
 
 import json

@@ -144,9 +144,9 @@ class _Peers:
         if not found:
             return _problem(
                 wording,
-                f"{question.subject!r} has no partner: of {len(others)} other subjects of "
-                f"{question.relation!r}, {len(even)} leave the prompt at {n_tokens} tokens, and "
-                "none of those has an answer with another first token",
+                f"{question.subject!r} has no partner: of {len(others)} other facts of "
+                f"{question.relation!r}, {len(even)} leave the prompt at {n_tokens} tokens"
+                + (", but their answers begin with the same token" if even else ""),
                 wording.field,
                 "add a subject of as many tokens, or leave the prompt out (--skip-unpaired)",
             )
@@ -180,7 +180,7 @@ def _problem(wording: Wording, message: str, field: str, hint: str) -> FactsErro
 
 
 def _check(tokenizer: Any, fact: Fact, question: Question) -> None:
-    """FactsError with file and line where a tokenizer joins an answer to its prompt, or the like."""
+    """FactsError with file and line where the tokenizer breaks a rule of ``encode_prompts``."""
     _, problems = encode_prompts(tokenizer, [fact], max_problems=1)
     if problems:
         raise _problem(
