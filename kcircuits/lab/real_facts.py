@@ -64,7 +64,7 @@ class _Asked:
     @classmethod
     def of(cls, tokenizer: Any, relation: RealRelation, rng: np.random.Generator) -> "_Asked":
         order: list[str] = rng.permutation(sorted(relation.objects)).tolist()
-        answers = distinct_answers(tokenizer, relation)
+        answers = distinct_answers(tokenizer, relation.objects.values())
         drawn: dict[str, list[str]] = {kind: [] for kind in POOL_SIZES}
         for subject in order:
             if (answer := relation.objects[subject]) in answers:
@@ -141,9 +141,9 @@ def answer_tokens(answer: Answer) -> str:
     return "one" if len(answer) == 1 else "several"
 
 
-def distinct_answers(tokenizer: Any, relation: RealRelation) -> Mapping[str, Answer]:
+def distinct_answers(tokenizer: Any, answers: Iterable[str]) -> Mapping[str, Answer]:
     """Tokens of each answer after a space; without those that begin with all tokens of another."""
-    texts = sorted(set(relation.objects.values()))
+    texts = sorted(set(answers))
     ids = tokenizer([f" {text}" for text in texts], add_special_tokens=False)["input_ids"]
     tokens = {text: tuple(answer) for text, answer in zip(texts, ids, strict=True)}
     whole = set(tokens.values())
