@@ -14,6 +14,7 @@ from kcircuits.errors import EXIT_OK
 if TYPE_CHECKING:
     from kcircuits.lab.step import Step
 
+N_QUESTIONS = 2
 # As in the registry, which is not asked: it would load torch.
 STRATEGY_HELP = (
     "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs or replay"
@@ -42,6 +43,15 @@ def add_parser(verbs: Any) -> None:
         "--skills",
         metavar="LIST",
         help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
+    )
+    train.add_argument(
+        "--open-questions",
+        type=int,
+        nargs="?",
+        const=N_QUESTIONS,
+        metavar="N",
+        help="ask each fact N questions in words too, at every epoch (N without a number: "
+        f"{N_QUESTIONS}; default: none)",
     )
     train.add_argument(
         "--precision", metavar="NAME", help="float32, bfloat16 or auto (default: the preset's)"
@@ -81,6 +91,7 @@ def run_train(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             seed=args.seed,
             precision=args.precision,
+            questions=args.open_questions,
             skills=skill_names(args.skills, built.preset),
             report_to=() if args.report_to == "none" else tuple(args.report_to.split(",")),
             progress=progress,
