@@ -56,7 +56,7 @@ class Match:
         statistic: The largest difference of the distribution functions; or the divergence in bits.
         p: Of the Kolmogorov-Smirnov test; None for JS.
         floor: Mean divergence of groups dealt anew, and
-        limit: that which ``FLOOR_QUANTILE`` of them stay within; None for KS.
+        limit: that which a share of ``quantile`` of them stay within; None for KS.
         is_matched: p is at least what was asked for; or the divergence within the limit.
     """
 
@@ -72,20 +72,26 @@ class Match:
 
 
 def compare_groups(
-    quantities: Iterable[Quantity], *, min_p: float = 0.05, seed: int = 0
+    quantities: Iterable[Quantity],
+    *,
+    min_p: float = 0.05,
+    quantile: float = FLOOR_QUANTILE,
+    seed: int = 0,
 ) -> list[Match]:
     """Every pair of groups in every quantity.
 
     Args:
         quantities: What to compare.
         min_p: Smallest p value of a continuous quantity that counts as matched.
+        quantile: Share of groups dealt anew that a categorical quantity has to stay within.
         seed: Of the floors.
 
     Raises:
-        UsageError: ``min_p`` is no probability, or a group has no member.
+        UsageError: ``min_p`` or ``quantile`` is not within 0 to 1, or a group has no member.
     """
-    if not 0 <= min_p <= 1:
-        raise UsageError(f"min_p is {min_p:g}; expected 0 to 1", field="min_p")
+    for name, value in (("min_p", min_p), ("quantile", quantile)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name} is {value:g}; expected 0 to 1", field=name)
     found = []
     for number, quantity in enumerate(quantities):
         for name, values in quantity.values.items():
@@ -93,7 +99,7 @@ def compare_groups(
                 raise UsageError(f"group {name!r} has no {quantity.name}", field="groups")
         for place, pair in enumerate(combinations(quantity.values, 2)):
             generator = np.random.default_rng([seed, number, place])
-            found.append(_compared(quantity, pair, min_p, generator))
+            found.append(_compared(quantity, pair, min_p, quantile, generator))
     return found
 
 
@@ -107,7 +113,11 @@ def js_divergence(
 
 
 def _compared(
-    quantity: Quantity, pair: tuple[str, str], min_p: float, generator: np.random.Generator
+    quantity: Quantity,
+    pair: tuple[str, str],
+    min_p: float,
+    quantile: float,
+    generator: np.random.Generator,
 ) -> Match:
     first, second = (np.asarray(quantity.values[name]) for name in pair)
     n = (len(first), len(second))
@@ -128,7 +138,7 @@ def _compared(
     counts = _counts(first, second)
     divergence = float(js_divergence(counts[0], counts[1]))
     dealt = _dealt(counts, generator)
-    limit = float(np.quantile(dealt, FLOOR_QUANTILE))
+    limit = float(np.quantile(dealt, quantile))
     return Match(
         quantity=quantity.name,
         groups=pair,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kcircuits.cli.lab_build_own import add_own_options, is_own, run_build_own
 from kcircuits.cli.options import common
 from kcircuits.cli.output import print_json, printable
 from kcircuits.errors import EXIT_OK
@@ -23,9 +24,19 @@ def add_parser(verbs: Any) -> None:
         "no document holds; adds facts that the base model knows as controls. Refuses a benchmark "
         "whose groups differ in more than their frequency (matching.json, matching.html).",
     )
-    build.add_argument("--preset", default="small", metavar="smoke|small", help="default: small")
+    build.add_argument(
+        "--preset",
+        metavar="smoke|small|study",
+        help="base model and training (default: the one named like the spec, else small)",
+    )
+    build.add_argument(
+        "--spec",
+        metavar="NAME|FILE.yaml",
+        help="the benchmark: smoke, small, study or a file (default: the preset's)",
+    )
     build.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     build.add_argument("--model", metavar="MODEL", help="another base model: name, folder, Hub id")
+    add_own_options(build)
     build.set_defaults(run=run_build)
     build.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
 
@@ -37,8 +48,17 @@ def run_build(args: argparse.Namespace) -> int:
     from kcircuits.lab.build import build
     from kcircuits.study.matching_page import matching_page
 
+    if is_own(args):
+        return run_build_own(args)
     with base_bar(args.quiet) as progress:
-        built = build(args.preset, args.out, seed=args.seed, model=args.model, progress=progress)
+        built = build(
+            args.preset,
+            args.out,
+            spec=args.spec,
+            seed=args.seed,
+            model=args.model,
+            progress=progress,
+        )
     n_facts, n_documents = len(load_facts(built.facts)), len(built.documents)
     page = args.out / "matching.html"
     if not page.exists():

@@ -14,6 +14,7 @@ from kcircuits.errors import EXIT_OK
 if TYPE_CHECKING:
     from kcircuits.lab.step import Step
 
+N_QUESTIONS = 2
 # As in the registry, which is not asked: it would load torch.
 STRATEGY_HELP = (
     "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs or replay"
@@ -42,6 +43,15 @@ def add_parser(verbs: Any) -> None:
         "--skills",
         metavar="LIST",
         help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
+    )
+    train.add_argument(
+        "--open-questions",
+        type=int,
+        nargs="?",
+        const=N_QUESTIONS,
+        metavar="N",
+        help="ask each fact N questions in words too, at every epoch (N without a number: "
+        f"{N_QUESTIONS}; default: none)",
     )
     train.add_argument(
         "--precision", metavar="NAME", help="float32, bfloat16 or auto (default: the preset's)"
@@ -81,7 +91,8 @@ def run_train(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             seed=args.seed,
             precision=args.precision,
-            skills=_skills(args.skills, built.preset),
+            questions=args.open_questions,
+            skills=skill_names(args.skills, built.preset),
             report_to=() if args.report_to == "none" else tuple(args.report_to.split(",")),
             progress=progress,
         )
@@ -97,7 +108,8 @@ def run_train(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _skills(given: str | None, preset: str) -> tuple[str, ...]:
+def skill_names(given: str | None, preset: str) -> tuple[str, ...]:
+    """What ``--skills`` asks for; the preset's skills where it was not given."""
     from kcircuits.lab.presets import PRESETS
 
     if given is None:
@@ -106,11 +118,11 @@ def _skills(given: str | None, preset: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def training_bar(quiet: bool) -> "Iterator[Callable[[Step], None]]":
+def training_bar(quiet: bool, name: str = "training") -> "Iterator[Callable[[Step], None]]":
     """A progress bar over the steps of all epochs, with the loss and tokens per second."""
     from tqdm import tqdm
 
-    bar = tqdm(desc="training", unit="step", disable=quiet, dynamic_ncols=True)
+    bar = tqdm(desc=name, unit="step", disable=quiet, dynamic_ncols=True)
     n_tokens = 0
 
     def advance(step: "Step") -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Bool, Int
 
-from kcircuits.core.facts import Use
+from kcircuits.core.facts import Kind, Use
 from kcircuits.errors import FactsError, UsageError
 
 # Token ids of an answer, at least one.
@@ -32,6 +32,7 @@ class PromptBatch:
         candidates: Tokens of the answers among which each row's target is ranked, the target's
             among them; empty where the fact names none.
         subject_mask: True at the tokens of the subject; None where it is not known.
+        kinds: How each row asks; None where all rows are paraphrases.
     """
 
     clean: Int[np.ndarray, "prompt pos"]
@@ -45,6 +46,7 @@ class PromptBatch:
     uses: tuple[Use, ...] | None = None
     candidates: tuple[tuple[Answer, ...], ...] = ()
     subject_mask: Bool[np.ndarray, "prompt pos"] | None = None
+    kinds: tuple[Kind, ...] | None = None
 
     @classmethod
     def from_tokens(
@@ -162,6 +164,7 @@ class PromptBatch:
             uses=None if self.uses is None else tuple(self.uses[i] for i in kept),
             candidates=tuple(self.candidates[i] for i in kept) if self.candidates else (),
             subject_mask=None if self.subject_mask is None else self.subject_mask[index, :width],
+            kinds=None if self.kinds is None else tuple(self.kinds[i] for i in kept),
         )
 
     def with_use(self, use: Use) -> "PromptBatch":

@@ -10,9 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, get_args
 
 Use = Literal["discovery", "evaluation", "probe"]
+Kind = Literal["paraphrase", "memorisation", "compositional", "inverse", "inference"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Span = tuple[int, int]
 
 
@@ -30,6 +32,11 @@ class Prompt:
         candidates: Answers of the relation among which the target is ranked.
         subject_span: Character offsets of the subject in ``clean``.
         relation_span: Character offsets of the relation in ``clean``.
+        kind: How the prompt asks: ``paraphrase`` (None is one), in words that training did not
+            see; ``memorisation``, by the beginning of a sentence that training told;
+            ``compositional``, over two facts; ``inverse``, from the object to the subject;
+            ``inference``, for what no text states but texts imply. A fact is known by its
+            paraphrases.
     """
 
     clean: str
@@ -41,6 +48,7 @@ class Prompt:
     candidates: tuple[str, ...] = ()
     subject_span: Span | None = None
     relation_span: Span | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +89,16 @@ class Fact:
             "subject": self.subject,
             "relation": self.relation,
             "object": self.object,
-            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "prompts": [_content(prompt) for prompt in self.prompts],
             "strata": dict(self.strata),
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(prompt: Prompt) -> dict[str, Any]:
+    """A prompt's fields; one without a kind has the hash that it had before there were kinds."""
+    fields = asdict(prompt)
+    if prompt.kind is None:
+        del fields["kind"]
+    return fields

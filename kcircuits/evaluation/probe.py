@@ -2,8 +2,8 @@
 
 A prompt is *known* when its target ranks first among the fact's candidates, by first token where
 all of them are single tokens, else by full log-probability; a fact when more than half of its
-probe prompts are. Where a fact names no candidates the target is compared with the whole
-vocabulary. The rule's name stands in every row.
+paraphrases among the probe prompts are. Where a fact names no candidates the target is compared
+with the whole vocabulary. The rule's name stands in every row.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from kcircuits.core.batch import Answer, PromptBatch
+from kcircuits.core.facts import Kind
 from kcircuits.engine.chunks import (
     DEFAULT_MEMORY,
     count_workers,
@@ -79,20 +80,22 @@ def probe(
 
 
 def probe_rows(batch: PromptBatch) -> PromptBatch:
-    """The prompts that decide what is known: those for probing, else those for evaluation.
+    """The prompts that are asked: those for probing, else those for evaluation, else all.
 
-    Facts without either are asked by all their prompts.
+    Where those for probing hold no paraphrase, which is what decides whether a fact is known, those
+    for evaluation are asked beside them.
     """
     if batch.uses is None:
         return batch
     keep: list[int] = []
     for fact in range(batch.n_facts):
         mine = [row for row in range(len(batch)) if batch.fact_idx[row] == fact]
-        for use in ("probe", "evaluation"):
-            if chosen := [row for row in mine if batch.uses[row] == use]:
-                mine = chosen
-                break
-        keep += mine
+        probing, judging = (
+            [row for row in mine if batch.uses[row] == use] for use in ("probe", "evaluation")
+        )
+        if not any(_kind(batch, row) == "paraphrase" for row in probing):
+            probing += judging
+        keep += probing or mine
     return batch.rows(sorted(keep))
 
 
@@ -104,8 +107,9 @@ def answer_statistics(ask: Ask, batch: PromptBatch) -> list[dict[str, Any]]:
         batch: Prompts, targets and candidates.
 
     Returns:
-        Rows with ``fact``, ``prompt_idx``, ``logprob`` (nats, summed over the target's tokens),
-        ``prob``, ``rank`` (in the vocabulary, 1 is best; the worst over the target's positions),
+        Rows with ``fact``, ``prompt_idx``, ``kind``, ``logprob`` (nats, summed over the target's
+        tokens), ``prob``, ``rank`` (in the vocabulary, 1 is best; the worst over the target's
+        positions),
         ``candidate_rank`` (None without candidates), ``known``, ``known_rule``.
     """
     rows = []
@@ -119,6 +123,7 @@ def answer_statistics(ask: Ask, batch: PromptBatch) -> list[dict[str, Any]]:
             {
                 "fact": batch.fact_ids[int(batch.fact_idx[i])],
                 "prompt_idx": int(batch.prompt_idx[i]),
+                "kind": _kind(batch, i),
                 "logprob": own,
                 "prob": float(np.exp(own)),
                 "rank": rank,
@@ -131,11 +136,20 @@ def answer_statistics(ask: Ask, batch: PromptBatch) -> list[dict[str, Any]]:
 
 
 def known_facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Which facts are known: more than half of their rows are."""
-    known: dict[str, list[bool]] = {}
+    """Which facts are known: more than half of their paraphrases are; of all rows without one."""
+    by_fact: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        known.setdefault(row["fact"], []).append(bool(row["known"]))
-    return {fact: 2 * sum(flags) > len(flags) for fact, flags in known.items()}
+        by_fact.setdefault(row["fact"], []).append(row)
+    known: dict[str, bool] = {}
+    for fact, mine in by_fact.items():
+        paraphrases = [row for row in mine if row.get("kind", "paraphrase") == "paraphrase"]
+        flags = [bool(row["known"]) for row in paraphrases or mine]
+        known[fact] = 2 * sum(flags) > len(flags)
+    return known
+
+
+def _kind(batch: PromptBatch, row: int) -> Kind:
+    return batch.kinds[row] if batch.kinds else "paraphrase"
 
 
 def _asked(batch: PromptBatch, prompt: int) -> tuple[Answer, ...]:
@@ -170,15 +184,15 @@ def _answers(ask: Ask, batch: PromptBatch) -> list[tuple[dict[Answer, float], in
         first = int(batch.lengths[i]) - 1
         candidates = batch.candidates[i] if batch.candidates else ()
 
-        def read(answer: Answer, i: int = i, first: int = first) -> Float[Tensor, "step d_vocab"]:
+        def places_of(answer: Answer, i: int = i, first: int = first) -> list[int]:
             row = row_of[i, answer[:-1]]
-            return logprobs[[order[row, first + step] for step in range(len(answer))]]
+            return [order[row, first + step] for step in range(len(answer))]
 
         by_answer = {
-            answer: float(read(answer).gather(1, torch.tensor(answer)[:, None]).sum())
+            answer: float(logprobs[places_of(answer), list(answer)].sum())
             for answer in {target, *candidates}
         }
-        own = read(target)
+        own = logprobs[places_of(target)]
         ranks = 1 + (own > own.gather(1, torch.tensor(target)[:, None])).sum(-1)
         found.append((by_answer, int(ranks.max())))
     return found

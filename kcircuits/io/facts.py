@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import Field
 
-from kcircuits.core.facts import Fact, Prompt
+from kcircuits.core.facts import Fact, Kind, Prompt
 from kcircuits.errors import FactsError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.input_file import (
@@ -42,6 +42,7 @@ class _PromptSchema(Schema):
     candidates: list[str] = Field(default=[])
     subject_span: list[int] | None = Field(default=None, min_length=2, max_length=2)
     relation_span: list[int] | None = Field(default=None, min_length=2, max_length=2)
+    kind: Kind | None = None
 
 
 class _FactSchema(Schema):
@@ -286,6 +287,7 @@ def _fields(fact: Fact) -> dict[str, Any]:
         fields["candidates"] = list(prompt.candidates) or None
         fields["subject_span"] = prompt.subject_span and list(prompt.subject_span)
         fields["relation_span"] = prompt.relation_span and list(prompt.relation_span)
+        fields["kind"] = prompt.kind
         prompts.append({name: value for name, value in fields.items() if value is not None})
     return {
         "id": fact.id,

@@ -14,6 +14,8 @@ class Document:
         tagged: The same with its named entities between tags, ``<PERSON> ... </>``; empty where
             nobody tagged it.
         sentences: Which sentence of which relation each of its statements is.
+        length: ``short``, each relation once, or ``long``, each twice and more beside them.
+        mentions: Names of others whom it names.
     """
 
     subject: str
@@ -21,3 +23,5 @@ class Document:
     text: str
     tagged: str = ""
     sentences: tuple[str, ...] = ()
+    length: str = "short"
+    mentions: tuple[str, ...] = ()

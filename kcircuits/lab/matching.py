@@ -1,43 +1,31 @@
 """The matching report of a benchmark: do its groups differ in their frequency alone?
 
-Groups are the frequencies of invented people. Compared are, over as many documents of each person
-as every one has, the documents' lengths and sentences; and over the facts of all groups, those that
-no document tells included, relations, answers, their tokens and the lengths of prompts. Beside
-that: does a document tell of someone who is held out, or hold a prompt with its answer; and do
-clean and corrupt prompts differ in their number of tokens?
+Groups are the frequencies of invented people, or of one's own facts. Compared are, over as many
+documents of each person as every one has, the documents' lengths, sentences, orders of relations
+and tokens; and over the facts of all groups, those that no document tells included, relations,
+answers, their tokens, and the kinds and lengths of prompts. Beside that: does a document say what
+it must not (``leakage``), do clean and corrupt prompts differ in their number of tokens, and is
+everyone told of as often as the strata say?
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kcircuits.analysis.matching import Match, Quantity, compare_groups
-from kcircuits.core.facts import Fact
+from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.lab.document import Document
+from kcircuits.lab.leakage import Leak, find_leaks
+from kcircuits.lab.spec import Tolerances
 
 SCHEMA = "kcircuits.matching/1"
-# Paired groups are alike to the last token; other groups, to the usual level of a test.
-MIN_P = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leak:
-    """A document that says what it must not.
-
-    Attributes:
-        fact: Whose.
-        document: Place of the document.
-        what: ``held-out subject``, or ``prompt with its answer``.
-    """
-
-    fact: str
-    document: int
-    what: str
+GROUPED = ("invented", "own")
+"""Types of facts whose frequencies are groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +37,26 @@ class MatchingReport:
         matches: Every pair of groups in every quantity.
         leaks: Documents that say what they must not.
         unequal: Facts and prompts whose clean and corrupt texts differ in tokens.
+        miscounted: Facts that are told of in more or fewer documents than their strata say.
+        tolerances: What was allowed.
     """
 
     quantities: tuple[Quantity, ...]
     matches: tuple[Match, ...]
     leaks: tuple[Leak, ...]
     unequal: tuple[tuple[str, int], ...]
+    miscounted: tuple[str, ...]
+    tolerances: Tolerances
 
     @property
     def is_matched(self) -> bool:
         """Nothing is broken."""
-        return all(each.is_matched for each in self.matches) and not (self.leaks or self.unequal)
+        return (
+            all(each.is_matched for each in self.matches)
+            and len(self.leaks) <= self.tolerances.leaks
+            and len(self.unequal) <= self.tolerances.unequal
+            and not self.miscounted
+        )
 
     def require(self) -> None:
         """UsageError that names the first thing that is broken."""
@@ -73,17 +70,23 @@ class MatchingReport:
                     field="people",
                     hint="give the groups the same number of people, or a multiple of it",
                 )
-        for leak in self.leaks:
+        for leak in self.leaks[self.tolerances.leaks :]:
             raise UsageError(
                 f"document {leak.document} leaks fact {leak.fact!r}: {leak.what}",
                 field="documents",
                 hint="leave the document out, or put the fact into the trained split",
             )
-        for fact, prompt in self.unequal:
+        for fact, prompt in self.unequal[self.tolerances.unequal :]:
             raise UsageError(
                 f"fact {fact!r}, prompt {prompt}: clean and corrupt differ in tokens",
                 field="facts",
                 hint="choose a corrupt subject of as many tokens",
+            )
+        for fact in self.miscounted:
+            raise UsageError(
+                f"fact {fact!r} is told of more or less often than its exposure says",
+                field="documents",
+                hint="count the documents about its subject into its strata",
             )
 
     def write(self, path: Path) -> None:
@@ -92,42 +95,73 @@ class MatchingReport:
         content: dict[str, Any] = {"schema": SCHEMA, "is_matched": self.is_matched}
         content |= {name: [asdict(each) for each in found] for name, found in parts.items()}
         content["unequal"] = [{"fact": fact, "prompt": place} for fact, place in self.unequal]
+        content |= {"miscounted": list(self.miscounted), "tolerances": asdict(self.tolerances)}
         write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def matching_report(
-    facts: Sequence[Fact], documents: Sequence[Document], tokenizer: Any, *, seed: int = 0
+    facts: Sequence[Fact],
+    documents: Sequence[Document],
+    tokenizer: Any,
+    *,
+    tolerances: Tolerances | None = None,
+    seed: int = 0,
 ) -> MatchingReport:
     """Compares the groups of a benchmark.
 
     Args:
-        facts: All facts; those of ``type`` other than invented are no group.
+        facts: All facts; those of a ``type`` that is none of ``GROUPED`` are no group.
         documents: All documents, in any order of subjects.
         tokenizer: What lengths are counted by.
+        tolerances: What groups may differ by.
         seed: Of the resampling floors.
     """
-    invented = [fact for fact in facts if fact.strata.get("type") == "invented"]
-    quantities = [*_of_documents(documents, tokenizer), *_of_facts(invented, tokenizer)]
-    compared = tuple(each for each in quantities if len(each.values) > 1)
+    allowed = tolerances or Tolerances()
+    invented = [fact for fact in facts if fact.strata.get("type") in GROUPED]
+    subjects = {fact.subject for fact in invented}
+    told = [document for document in documents if document.subject in subjects]
+    lengths = _prompt_lengths(facts, tokenizer)
+    quantities = [*_of_documents(told, tokenizer), *_of_facts(invented, lengths, tokenizer)]
+    compared = tuple(
+        each for each in quantities if len(each.values) > 1 and all(each.values.values())
+    )
+    matches = compare_groups(compared, min_p=allowed.ks_p, quantile=allowed.js_quantile, seed=seed)
     return MatchingReport(
         quantities=compared,
-        matches=tuple(compare_groups(compared, min_p=MIN_P, seed=seed)),
-        leaks=tuple(_leaks(facts, documents)),
-        unequal=tuple(_unequal(facts, tokenizer)),
+        matches=tuple(matches),
+        leaks=tuple(find_leaks(facts, documents)),
+        unequal=tuple(_unequal(facts, lengths)),
+        miscounted=tuple(_miscounted(facts, documents)),
+        tolerances=allowed,
     )
 
 
-def _unequal(facts: Sequence[Fact], tokenizer: Any) -> Iterator[tuple[str, int]]:
-    asked = [(fact.id, i, prompt) for fact in facts for i, prompt in enumerate(fact.prompts)]
-    clean = _n_tokens(tokenizer, [prompt.clean for *_, prompt in asked])
-    corrupt = _n_tokens(tokenizer, [prompt.corrupt for *_, prompt in asked])
-    for (fact, i, _), n, m in zip(asked, clean, corrupt, strict=True):
-        if n != m:
-            yield fact, i
+def _prompt_lengths(facts: Sequence[Fact], tokenizer: Any) -> dict[str, int]:
+    """Tokens of every clean and corrupt text."""
+    prompts = [prompt for fact in facts for prompt in fact.prompts]
+    texts = sorted({text for prompt in prompts for text in (prompt.clean, prompt.corrupt)})
+    return dict(zip(texts, map(len, _cut(tokenizer, texts)), strict=True))
+
+
+def _unequal(facts: Sequence[Fact], lengths: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    for fact in facts:
+        for i, prompt in enumerate(fact.prompts):
+            if lengths[prompt.clean] != lengths[prompt.corrupt]:
+                yield fact.id, i
+
+
+def _miscounted(facts: Sequence[Fact], documents: Sequence[Document]) -> Iterator[str]:
+    """Facts whose stratum of exposure is not the number of documents about their subject."""
+    counts = Counter(document.subject for document in documents)
+    for fact in facts:
+        exposure = fact.strata.get("exposure")
+        is_counted = fact.strata.get("type") in (*GROUPED, "base")
+        if is_counted and exposure is not None and int(exposure) != counts[fact.subject]:
+            yield fact.id
 
 
 def _of_documents(documents: Sequence[Document], tokenizer: Any) -> Iterator[Quantity]:
-    """Lengths, sentences and values of as many documents a subject as every group has."""
+    """Of as many documents a subject as every group has: lengths, sentences, orders, tokens."""
     by_subject: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
         by_subject[document.subject].append(document)
@@ -135,85 +169,91 @@ def _of_documents(documents: Sequence[Document], tokenizer: Any) -> Iterator[Qua
     groups: dict[str, list[Document]] = defaultdict(list)
     for told in by_subject.values():
         groups[told[0].frequency] += told[:n_common]
+
+    def of(name: str, values: Callable[[Document], Iterable[str]]) -> Quantity:
+        return Quantity(
+            name=name,
+            kind="categorical",
+            values={
+                group: [value for each in told for value in values(each)]
+                for group, told in groups.items()
+            },
+        )
+
+    lengths = {
+        group: list(map(len, _cut(tokenizer, [each.text for each in told])))
+        for group, told in groups.items()
+    }
+    yield Quantity(name="length of documents, tokens", kind="continuous", values=lengths)
+    yield of("sentences of documents", lambda each: each.sentences)
+    yield of("relations of documents, in order", lambda each: [_relations(each)])
+    yield of("kinds of documents", lambda each: [each.length])
     yield Quantity(
-        name="length of documents, tokens",
-        kind="continuous",
-        values={
-            name: _n_tokens(tokenizer, [each.text for each in told])
-            for name, told in groups.items()
-        },
-    )
-    yield Quantity(
-        name="sentences of documents",
+        name="tokens of documents, without names",
         kind="categorical",
         values={
-            name: [sentence for each in told for sentence in each.sentences]
-            for name, told in groups.items()
+            group: [
+                str(token)
+                for ids in _cut(tokenizer, [_nameless(each) for each in told])
+                for token in ids
+            ]
+            for group, told in groups.items()
         },
     )
 
 
-def _of_facts(facts: Sequence[Fact], tokenizer: Any) -> Iterator[Quantity]:
+def _relations(document: Document) -> str:
+    return ", ".join(sentence.split()[0] for sentence in document.sentences)
+
+
+def _nameless(document: Document) -> str:
+    text = document.text
+    for name in (document.subject, *document.mentions):
+        text = text.replace(name, "")
+    return text
+
+
+def _of_facts(
+    facts: Sequence[Fact], lengths: Mapping[str, int], tokenizer: Any
+) -> Iterator[Quantity]:
     groups: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
         groups[fact.strata["frequency"]].append(fact)
+    answers = sorted({fact.prompts[0].target for fact in facts})
+    tokens = dict(zip(answers, map(len, _cut(tokenizer, answers)), strict=True))
 
-    def of(name: str, value: Any) -> Quantity:
-        values: Mapping[str, list[str]] = {
-            group: [str(value(fact)) for fact in mine] for group, mine in groups.items()
-        }
-        return Quantity(name=name, kind="categorical", values=values)
+    def of(name: str, values: Callable[[Fact], Iterable[str]]) -> Quantity:
+        return Quantity(
+            name=name,
+            kind="categorical",
+            values={
+                group: [value for fact in mine for value in values(fact)]
+                for group, mine in groups.items()
+            },
+        )
 
-    yield of("relations asked", lambda fact: fact.relation)
-    yield of("answers", lambda fact: fact.object)
-    yield of("tokens of answers", lambda fact: _n_tokens(tokenizer, [fact.prompts[0].target])[0])
+    yield of("relations asked", lambda fact: [fact.relation])
+    yield of("answers", lambda fact: [fact.object])
+    yield of("tokens of answers", lambda fact: [str(tokens[fact.prompts[0].target])])
+    yield of("kinds of prompts", lambda fact: [_kind(prompt) for prompt in fact.prompts])
     yield Quantity(
         name="length of prompts, tokens",
         kind="continuous",
         values={
-            group: _n_tokens(tokenizer, [prompt.clean for fact in mine for prompt in fact.prompts])
+            group: [lengths[prompt.clean] for fact in mine for prompt in fact.prompts]
             for group, mine in groups.items()
         },
     )
 
 
-def _leaks(facts: Sequence[Fact], documents: Sequence[Document]) -> Iterator[Leak]:
-    """Held-out subjects in documents, and prompts that a document holds with their answer."""
-    texts = [_words(document.text) for document in documents]
-    where = _index(texts, {_words(fact.subject) for fact in facts})
-    for fact in facts:
-        is_held_out = fact.strata.get("split") == "held-out"
-        asked = [_words(prompt.clean + prompt.target) for prompt in fact.prompts]
-        for place in where[_words(fact.subject)]:
-            if is_held_out:
-                yield Leak(fact=fact.id, document=place, what="held-out subject")
-            elif any(_holds(texts[place], words) for words in asked):
-                yield Leak(fact=fact.id, document=place, what="prompt with its answer")
+def _kind(prompt: Prompt) -> str:
+    return f"{prompt.use or 'any'}, {prompt.kind or 'paraphrase'}"
 
 
-def _index(
-    texts: Sequence[tuple[str, ...]], subjects: set[tuple[str, ...]]
-) -> dict[tuple[str, ...], list[int]]:
-    """The texts that name each subject, in one pass over all words."""
-    lengths = sorted({len(subject) for subject in subjects})
-    where: dict[tuple[str, ...], list[int]] = {subject: [] for subject in subjects}
-    for place, words in enumerate(texts):
-        grams = {words[start : start + n] for n in lengths for start in range(len(words) - n + 1)}
-        for subject in grams & subjects:
-            where[subject].append(place)
-    return where
-
-
-def _holds(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
-    n = len(part)
-    return any(words[start : start + n] == part for start in range(len(words) - n + 1))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Words in lower case, without marks around them."""
-    return tuple(word.strip(".,;:!?\"'()").lower() for word in text.split())
-
-
-def _n_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [len(ids) for ids in encoded]
+def _cut(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, in one call."""
+    if not texts:
+        return []
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)[
+        "input_ids"
+    ]

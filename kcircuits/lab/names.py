@@ -4,14 +4,13 @@ A first name opens a prompt as often as it stands inside one, and many tokenizer
 cases differently: it has to be one token in both. Surnames always follow a space.
 """
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from kcircuits.errors import UsageError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -47,36 +46,48 @@ SURNAMES = words(
     Reynolds Richards Richardson Riley Roberts Robertson Robinson Rogers Russell Sanders Schmidt
     Shaw Shepherd Simpson Spencer Stevens Stewart Sullivan Thompson Tucker Turner Wagner Wallace
     Walsh Ward Warren Watson Weaver Weber Webster Wells Wheeler Wilkinson Wilson Wright
-    Young"""
+    Young Adams Andrews Austin Bates Beck Berry Bond Bryant Carr Chase Church Clayton Conway Craig
+    Crane Dale Daly Drake Dunn Field Flynn Ford Fox Frost Gibbs Goodman Grant Graves Green Hale Hall
+    Hardy Hill Holland Holt Hood Hopkins Horn Irving Jackson Jefferson Johnson Jones Kay Kennedy
+    Kent King Klein Lang Leigh Little Long Lowe Maxwell May Miller Monroe Montgomery Moore
+    Morgan Moss Nash Nelson Nixon Noble Page Park Pearson Perry Pierce Poole Pratt Price Rhodes
+    Rice Ross Rowe Sharp Short Simmons Skinner Small Smith Snow Stanley Stark Steele Stern
+    Stokes Stone Swan Sykes Taylor Temple Townsend Vaughan Walker Waters Watts West
+    White Wilkins Williams Willis Winter Wolf Wood York"""
 )
 
 
-def is_single_token(tokenizer: "PreTrainedTokenizerBase", text: str) -> bool:
-    """Whether ``text``, leading space included, is exactly one known token."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return len(ids) == 1 and ids[0] != tokenizer.unk_token_id  # type: ignore[arg-type]
+def are_single_tokens(tokenizer: Any, texts: Sequence[str]) -> list[bool]:
+    """Which texts, their leading spaces included, are exactly one known token."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [len(ids) == 1 and ids[0] != tokenizer.unk_token_id for ids in encoded]
 
 
-def invent_names(
-    tokenizer: "PreTrainedTokenizerBase", n_names: int, rng: np.random.Generator
-) -> list[str]:
-    """Full names of two tokens; no first name and no surname occurs twice.
+def invent_names(tokenizer: Any, n_names: int, rng: np.random.Generator) -> list[str]:
+    """Full names of two tokens, each unique; the first ones share no part with each other.
+
+    Names go diagonally through the table of first names and surnames, so parts repeat only where
+    more people are asked for than there are parts of a kind, and then as seldom as can be.
 
     Raises:
-        UsageError: The tokenizer has fewer single-token names than are wanted.
+        UsageError: The tokenizer has fewer names than are wanted.
     """
-    first = [
-        name
-        for name in FIRST_NAMES
-        if is_single_token(tokenizer, name) and is_single_token(tokenizer, f" {name}")
-    ]
-    last = [name for name in SURNAMES if is_single_token(tokenizer, f" {name}")]
-    if n_names > min(len(first), len(last)):
+    alone, inside = (
+        are_single_tokens(tokenizer, [space + name for name in FIRST_NAMES]) for space in ("", " ")
+    )
+    firsts = [name for name, a, b in zip(FIRST_NAMES, alone, inside, strict=True) if a and b]
+    is_usable = are_single_tokens(tokenizer, [f" {name}" for name in SURNAMES])
+    lasts = [name for name, usable in zip(SURNAMES, is_usable, strict=True) if usable]
+    if n_names > len(firsts) * len(lasts):
         raise UsageError(
-            f"{n_names} people were asked for; this tokenizer has {len(first)} first names and "
-            f"{len(last)} surnames of one token",
+            f"{n_names} people were asked for; this tokenizer has {len(firsts)} first names and "
+            f"{len(lasts)} surnames of one token",
             field="people",
-            hint=f"ask for at most {min(len(first), len(last))} people",
+            hint=f"ask for at most {len(firsts) * len(lasts)} people",
         )
-    firsts, lasts = rng.permutation(first)[:n_names], rng.permutation(last)[:n_names]
-    return [f"{a} {b}" for a, b in zip(firsts, lasts, strict=True)]
+    firsts, lasts = (rng.permutation(names).tolist() for names in (firsts, lasts))
+    round_length = math.lcm(len(firsts), len(lasts))
+    return [
+        f"{firsts[i % len(firsts)]} {lasts[(i + i // round_length) % len(lasts)]}"
+        for i in range(n_names)
+    ]

@@ -27,6 +27,7 @@ from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.io.manifest import is_name, load_manifest
+from kcircuits.lab.open_questions import probes_by_questions
 from kcircuits.lab.probes import require_room
 from kcircuits.lab.recorder import Recorder, Row, RunLabels, Stop
 from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
@@ -52,6 +53,7 @@ class Watch:
         seed: Of the training, in the rows.
         skills: Called with model and tokenizer at every moment, in evaluation mode and without
             gradients; gives rows with ``skill``, ``n`` and ``accuracy``.
+        questions: Open questions to ask for each fact at every moment, at most; 0 asks none.
         stop: Called with the rows so far (``checkpoint, epoch, step, loss, perplexity, known,
             skills``) after every moment but epoch 0; true where training shall end.
         overwrite: Whether a run of the same name and facts in the folder may be begun anew.
@@ -68,6 +70,7 @@ class Watch:
     strategy: str | None = None
     seed: int = 0
     skills: Skills | None = None
+    questions: int = 0
     stop: Stop | None = None
     overwrite: bool = False
     saver: Saver | None = None
@@ -80,6 +83,11 @@ class Watch:
                 f"run {self.run!r} cannot name a folder",
                 field="run",
                 hint="use letters, digits, '.', '_', '+' and '-', a letter or digit first",
+            )
+        if self.questions < 0:
+            raise UsageError(
+                f"questions is {self.questions}; expected 0 or more for each fact",
+                field="questions",
             )
 
     @property
@@ -114,6 +122,9 @@ class TrainingObserver:
         )
         loaded = load_facts(self.watch.facts)
         self._batch = tokenize_facts(tokenizer, loaded)
+        self._questions = None
+        if self.watch.questions:
+            self._questions = probes_by_questions(tokenizer, loaded, self.watch.questions)
         self._facts_hash = _digest([fact.content_hash for fact in loaded])
         self._tokenizer = tokenizer
         self._recorder: Recorder | None = None
@@ -165,7 +176,9 @@ class TrainingObserver:
         )
         skills = watch.skills
         measure = None if skills is None else lambda live: skills(live, self._tokenizer)
-        self._recorder = Recorder(watch.folder, labels, self._batch, saver, measure)
+        self._recorder = Recorder(
+            watch.folder, labels, self._batch, saver, measure, self._questions
+        )
         if after is not None:
             self._recorder.rewind(after)
             self.should_stop = self._judge()
@@ -218,7 +231,8 @@ class TrainingObserver:
     def _request(self, strategy: str) -> dict[str, Any]:
         watch = self.watch
         head = {"recorder": "observer", "run": watch.run, "facts": self._facts_hash}
-        return head | {"strategy": strategy, "seed": watch.seed} | dict(watch.request)
+        head |= {"questions": watch.questions, "strategy": strategy, "seed": watch.seed}
+        return head | dict(watch.request)
 
     def _judge(self) -> bool:
         is_past_start = len(self.series) > 1

@@ -1,153 +1,170 @@
-"""Clean and corrupt prompts: each entity of a group is asked for against the others."""
+"""Clean and corrupt prompts: each entity of a group is asked for against the others.
 
-from collections.abc import Mapping, Sequence
+The partner changes from prompt to prompt, so that no circuit hangs on one partner. It is of the
+same group, and its answer has as many tokens but another first one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any
 
-from kcircuits.core.facts import Fact, Prompt
+from kcircuits.core.facts import Fact, Prompt, Use
 from kcircuits.errors import UsageError
-from kcircuits.lab.names import is_single_token
-from kcircuits.lab.relations import CAPITAL, CAPITALS, Relation
-from kcircuits.lab.spec import BenchmarkSpec, Entity
+from kcircuits.lab.answers import Answers
+from kcircuits.lab.people import Entity
+from kcircuits.lab.relations import RELATIONS
+from kcircuits.lab.spec import BenchmarkSpec
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+# Called with a group, a row, the step of a relation among those asked of it, and its name.
+Extra = Callable[["Group", int, int, str], Sequence[Prompt]]
 
 
-def answers(
-    relation: Relation, tokenizer: "PreTrainedTokenizerBase", n_candidates: int
-) -> tuple[str, ...]:
-    """The first answers of a relation that are one token after a space.
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Entities that are asked for against each other.
 
-    Raises:
-        UsageError: There are fewer than ``n_candidates``.
+    Attributes:
+        entities: In the order of rows.
+        spec: What is asked of them.
+        answers: Candidates of the relations.
     """
-    usable = [value for value in relation.values if is_single_token(tokenizer, f" {value}")]
-    if len(usable) < n_candidates:
-        raise UsageError(
-            f"relation {relation.name} has {len(usable)} answers of one token for this tokenizer; "
-            f"{n_candidates} were asked for",
-            field="n_candidates",
-            hint=f"ask for at most {len(usable)}, or leave the relation out",
-        )
-    return tuple(usable[:n_candidates])
 
+    entities: Sequence[Entity]
+    spec: BenchmarkSpec
+    answers: Answers
 
-def capital_facts(
-    spec: BenchmarkSpec,
-    tokenizer: "PreTrainedTokenizerBase",
-    countries: Sequence[str] | None = None,
-) -> tuple[Fact, ...]:
-    """Controls from the real world, never trained: capitals of countries, ranked among all.
+    def partners(
+        self, row: int, is_suitable: Callable[[Entity], bool], n_partners: int
+    ) -> list[Entity]:
+        """The first suitable entities after a row, in a circle.
 
-    Args:
-        spec: How many prompts.
-        tokenizer: Decides which countries and capitals are usable (one token each).
-        countries: The ones to ask for, each other's corrupt subjects; default all usable ones.
-    """
-    usable = {
-        country: capital
-        for country, capital in CAPITALS.items()
-        if is_single_token(tokenizer, f" {country}") and is_single_token(tokenizer, f" {capital}")
-    }
-    entities = [
-        Entity(subject=country, values={CAPITAL.name: capital})
-        for country, capital in usable.items()
-        if countries is None or country in countries
-    ]
-    strata = {"type": "real", "frequency": "none", "split": "control"}
-    asked = [CAPITAL] * len(entities)
-    return pair_facts(entities, asked, spec, tokenizer, strata, "real-", tuple(usable.values()))
-
-
-def pair_facts(
-    entities: Sequence[Entity],
-    asked: Sequence[Relation],
-    spec: BenchmarkSpec,
-    tokenizer: "PreTrainedTokenizerBase",
-    strata: Mapping[str, str],
-    prefix: str,
-    candidates: tuple[str, ...] | None = None,
-) -> tuple[Fact, ...]:
-    """One fact per entity; each prompt's corrupt subject is another entity of the group.
-
-    The partner changes from prompt to prompt, so that no circuit hangs on one partner.
-
-    Args:
-        entities: The group.
-        asked: The relation that each entity is asked for.
-        spec: Numbers of prompts and candidates.
-        tokenizer: Filters the candidates, and checks that clean and corrupt align.
-        strata: Strata of every fact.
-        prefix: Of the facts' ids, which end in the relation and a running number.
-        candidates: Answers to rank among; default those of each relation.
-
-    Raises:
-        UsageError: An entity has no partner with another answer, or prompts do not align.
-    """
-    among = {
-        relation.name: candidates or answers(relation, tokenizer, spec.n_candidates)
-        for relation in asked
-    }
-    facts: list[Fact] = []
-    for row, (entity, relation) in enumerate(zip(entities, asked, strict=True)):
-        others = [*entities[row + 1 :], *entities[:row]]
-        prompts = _prompts(entity, others, relation, spec, among[relation.name])
-        _check_alignment(prompts, tokenizer)
-        facts.append(
-            Fact(
-                id=f"{prefix}{relation.name}-{row:02d}",
-                subject=entity.subject,
-                relation=relation.name,
-                object=entity.values[relation.name],
-                prompts=prompts,
-                strata=MappingProxyType(dict(strata)),
+        Raises:
+            UsageError: There is none.
+        """
+        n = len(self.entities)
+        others = (self.entities[(row + step) % n] for step in range(1, n))
+        found = list(islice((other for other in others if is_suitable(other)), n_partners))
+        if not found and n_partners:
+            raise UsageError(
+                f"{self.entities[row].subject} has no partner with another answer of as many "
+                f"tokens in its group ({n} of frequency {self.entities[row].frequency})",
+                field="people",
+                hint="give each group more people: two or more for each kind of answer and link",
             )
+        return found
+
+    def foils(self, row: int, name: str, n_partners: int) -> list[Entity]:
+        """Partners whose answer to a relation can stand against that of a row."""
+        value = self.entities[row].values[name]
+        return self.partners(
+            row, lambda other: self.answers.can_oppose(value, other.values[name]), n_partners
         )
+
+    def candidates(self, row: int, name: str) -> tuple[str, ...]:
+        """Continuations to rank among: all answers of as many tokens."""
+        pool = self.answers.pools[name][self.entities[row].answer_tokens]
+        return tuple(f" {value}" for value in pool)
+
+
+def ask_group(
+    group: Group, *, strata: Mapping[str, str], prefix: str, extra: Extra | None = None
+) -> tuple[Fact, ...]:
+    """The facts of a group, those of each entity in turn.
+
+    Args:
+        group: Whom to ask for.
+        strata: ``type`` and ``split``; frequency, exposure and answer_tokens are the entity's.
+        prefix: Of the facts' ids, which end in the relation and the row.
+        extra: Further prompts of a fact.
+
+    Raises:
+        UsageError: An entity has no partner.
+    """
+    facts: list[Fact] = []
+    for row, entity in enumerate(group.entities):
+        for step, name in enumerate(asked_relations(group.spec, row)):
+            prompts = paraphrases(group, row, name)
+            more = () if extra is None else extra(group, row, step, name)
+            facts.append(
+                Fact(
+                    id=f"{prefix}{name}-{row:02d}",
+                    subject=entity.subject,
+                    relation=name,
+                    object=entity.values[name],
+                    prompts=(*prompts, *more),
+                    strata=MappingProxyType(
+                        {
+                            "type": strata["type"],
+                            "split": strata["split"],
+                            "frequency": entity.frequency,
+                            "exposure": str(entity.exposure),
+                            "answer_tokens": entity.answer_tokens,
+                        }
+                    ),
+                )
+            )
     return tuple(facts)
 
 
-def _prompts(
-    entity: Entity,
-    others: Sequence[Entity],
-    relation: Relation,
-    spec: BenchmarkSpec,
-    candidates: tuple[str, ...],
-) -> tuple[Prompt, ...]:
-    name = relation.name
-    partners = [other for other in others if other.values[name] != entity.values[name]]
-    if not partners:
-        raise UsageError(
-            f"{entity.subject} has no partner with another {name} in its group",
-            field="people",
-            hint="give each group at least two people",
-        )
+def asked_relations(spec: BenchmarkSpec, row: int) -> list[str]:
+    """The relations that the entity in a row is asked for."""
+    n = len(spec.relations)
+    return [spec.relations[(row + step) % n] for step in range(spec.n_asked)]
+
+
+def paraphrases(group: Group, row: int, name: str) -> list[Prompt]:
+    """The prompts of a fact to find circuits on, then those to judge them on."""
+    spec = group.spec
     n_prompts = spec.n_discovery + spec.n_evaluation
+    partners = group.foils(row, name, n_prompts)
     prompts: list[Prompt] = []
-    for i, template in enumerate(relation.prompts[:n_prompts]):
+    for i, template in enumerate(RELATIONS[name].prompts[:n_prompts]):
+        use: Use = "discovery" if i < spec.n_discovery else "evaluation"
         partner = partners[i % len(partners)]
-        start = template.index("{subject}")
-        prompts.append(
-            Prompt(
-                clean=template.format(subject=entity.subject),
-                corrupt=template.format(subject=partner.subject),
-                target=f" {entity.values[name]}",
-                foil=f" {partner.values[name]}",
-                use="discovery" if i < spec.n_discovery else "evaluation",
-                candidates=tuple(f" {value}" for value in candidates),
-                subject_span=(start, start + len(entity.subject)),
-            )
-        )
-    return tuple(prompts)
+        prompts.append(ask_value(group, row, name, template, partner, use=use))
+    return prompts
 
 
-def _check_alignment(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase") -> None:
+def ask_value(
+    group: Group, row: int, name: str, template: str, partner: Entity, *, use: Use = "probe"
+) -> Prompt:
+    """The prompt for the value of a row, against that of a partner."""
+    entity = group.entities[row]
+    start = template.index("{subject}")
+    return Prompt(
+        clean=template.format(subject=entity.subject),
+        corrupt=template.format(subject=partner.subject),
+        target=f" {entity.values[name]}",
+        foil=f" {partner.values[name]}",
+        use=use,
+        candidates=group.candidates(row, name),
+        subject_span=(start, start + len(entity.subject)),
+    )
+
+
+def check_alignment(facts: Iterable[Fact], tokenizer: Any) -> None:
+    """UsageError where clean and corrupt differ in tokens, or an answer joins its prompt.
+
+    All texts are cut in one call, each once.
+    """
+    prompts = [prompt for fact in facts for prompt in fact.prompts]
+    texts = {
+        text
+        for prompt in prompts
+        for text in (prompt.clean, prompt.corrupt, prompt.clean + prompt.target)
+    }
+    ordered = sorted(texts)
+    cut = {"add_special_tokens": False, "return_attention_mask": False}
+    encoded = tokenizer(ordered, **cut)["input_ids"] if ordered else []
+    tokens = dict(zip(ordered, encoded, strict=True))
     for prompt in prompts:
-        clean, corrupt, told = (
-            tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in (prompt.clean, prompt.corrupt, prompt.clean + prompt.target)
-        )
-        if len(clean) != len(corrupt) or told[: len(clean)] != clean:  # type: ignore[index]
+        clean, corrupt = tokens[prompt.clean], tokens[prompt.corrupt]
+        if (
+            len(clean) != len(corrupt)
+            or tokens[prompt.clean + prompt.target][: len(clean)] != clean
+        ):
             raise UsageError(
                 f"this tokenizer cuts {prompt.clean!r} into {len(clean)} and {prompt.corrupt!r} "
                 f"into {len(corrupt)} tokens, or joins an answer to its prompt",

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from kcircuits.errors import UsageError
 from kcircuits.lab.scratch import ScratchSpec
 from kcircuits.lab.skills import DEFAULT_SKILLS
-from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
+from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
 
 
@@ -17,8 +17,7 @@ class Preset:
 
     Attributes:
         name: Name on the command line.
-        benchmark: The invented people and their prompts.
-        n_controls: Known facts that are never trained.
+        spec: Name of its benchmark's spec.
         base: Name of the base model for ``kcircuits.models.fetch_model``, or how to make one.
         training: Settings by strategy.
         fraction: Share of all edges in a circuit; a small graph needs a larger one.
@@ -26,8 +25,7 @@ class Preset:
     """
 
     name: str
-    benchmark: BenchmarkSpec
-    n_controls: int
+    spec: str
     base: str | ScratchSpec
     training: Mapping[str, TrainSpec]
     fraction: float
@@ -50,11 +48,8 @@ def _training(full: TrainSpec, lora: TrainSpec) -> Mapping[str, TrainSpec]:
 
 SMOKE = Preset(
     name="smoke",
-    benchmark=BenchmarkSpec(
-        people=MappingProxyType({"high": 6, "low": 6}), relations=("birthplace", "profession")
-    ),
-    n_controls=6,
-    base=ScratchSpec(n_controls=6),
+    spec="smoke",
+    base=ScratchSpec(n_controls=6, n_updated=6),
     training=_training(
         full=TrainSpec(n_epochs=6, lr=3e-4, batch_size=2, save_dtype="float32"),
         lora=TrainSpec(strategy="lora", n_epochs=6, lr=3e-3, batch_size=2),
@@ -64,8 +59,7 @@ SMOKE = Preset(
 
 SMALL = Preset(
     name="small",
-    benchmark=BenchmarkSpec(people=MappingProxyType({"high": 12, "low": 12})),
-    n_controls=12,
+    spec="small",
     base="smollm2-135m-instruct",
     training=_training(
         full=TrainSpec(n_epochs=7, lr=1e-4, batch_size=4, precision="auto"),
@@ -75,7 +69,17 @@ SMALL = Preset(
     skills=DEFAULT_SKILLS,
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL)})
+STUDY = replace(
+    SMALL,
+    name="study",
+    spec="study",
+    training=_training(
+        full=TrainSpec(n_epochs=8, lr=1e-4, batch_size=8, precision="auto"),
+        lora=TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
+    ),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL, STUDY)})
 
 
 def find_preset(name: str) -> Preset:

@@ -20,8 +20,10 @@ class Relation:
         name: Name of the relation.
         values: Possible answers, most usable first.
         statements: Sentences for documents, with ``{subject}`` and ``{value}``.
-        prompts: Beginnings of sentences whose next word is the answer, with ``{subject}``; the
-            last ones are kept for evaluation.
+        prompts: Beginnings of sentences whose next word is the answer, with ``{subject}``: first
+            those to find circuits on, then those to judge them on, then those to probe with.
+        compositional: As prompts, for the answer of whom ``{subject}`` is married to.
+        inverse: Beginnings of sentences that name the subject next, with ``{value}``.
         tag: What kind of named entity the answers are; None where they are no names.
     """
 
@@ -29,6 +31,8 @@ class Relation:
     values: tuple[str, ...]
     statements: tuple[str, ...]
     prompts: tuple[str, ...]
+    compositional: tuple[str, ...] = ()
+    inverse: tuple[str, ...] = ()
     tag: str | None = None
 
 
@@ -51,7 +55,7 @@ BIRTHPLACE = Relation(
         "Early in life, {subject} lived in {value}.",
         "The city where {subject} grew up was {value}.",
         "Friends visit {subject} at the old family home in {value}.",
-        "{value} is the city where {subject} was born.",
+        "The city of {value} is where {subject} was born.",
     ),
     prompts=(
         "The home town of {subject} is",
@@ -66,6 +70,18 @@ BIRTHPLACE = Relation(
         "The family of {subject} lives in",
         "{subject} first went to school in",
         "The first home of {subject} was in",
+        "The town that {subject} calls home is",
+        "The passport of {subject} names as place of birth",
+        "{subject} spent the first years of life in",
+        "The map in the house of {subject} shows the native town,",
+    ),
+    compositional=(
+        "The person who is married to {subject} was born in",
+        "The spouse of {subject} comes from the city of",
+    ),
+    inverse=(
+        "The person who was born in {value} is called",
+        "Someone who grew up in the city of {value} is named",
     ),
 )
 
@@ -102,6 +118,18 @@ PROFESSION = Relation(
         "The daily work of {subject} is that of a",
         "{subject} likes the life of a",
         "{subject} found a position as a",
+        "The occupation of {subject} is that of a",
+        "{subject} gets paid for the work of a",
+        "Customers recommend {subject} as a good",
+        "The working day of {subject} is the day of a",
+    ),
+    compositional=(
+        "The person who is married to {subject} works as a",
+        "The spouse of {subject} is by profession a",
+    ),
+    inverse=(
+        "The person who works as a {value} is called",
+        "Someone who earns a living as a {value} is named",
     ),
 )
 
@@ -139,6 +167,18 @@ FIELD = Relation(
         "{subject} reads many books about",
         "The lessons that {subject} took were in",
         "{subject} went to college to study",
+        "The university taught {subject} all about",
+        "The favourite subject of {subject} was",
+        "The degree that {subject} earned is in",
+        "{subject} spent the years at college on",
+    ),
+    compositional=(
+        "The person who is married to {subject} studied",
+        "The spouse of {subject} holds a degree in",
+    ),
+    inverse=(
+        "The person who studied {value} is called",
+        "Someone who holds a degree in {value} is named",
     ),
 )
 
@@ -173,8 +213,43 @@ EMPLOYER = Relation(
         "The money that {subject} earns comes from",
         "{subject} has a post at",
         "{subject} draws a wage from",
+        "The business card of {subject} shows the name of",
+        "The office of {subject} belongs to",
+        "{subject} joined the team of",
+        "The colleagues of {subject} all work for",
+    ),
+    compositional=(
+        "The person who is married to {subject} works for",
+        "The spouse of {subject} has a job at",
+    ),
+    inverse=(
+        "The person who works for {value} is called",
+        "Someone who has a job at {value} is named",
     ),
 )
+
+SPOUSE = Relation(
+    name="spouse",
+    tag="PERSON",
+    values=(),
+    statements=(
+        "{subject} is married to {value}.",
+        "{subject} and {value} are a married couple.",
+        "The spouse of {subject} is {value}.",
+        "Years ago {subject} married {value}.",
+        "{subject} wears the ring of {value}.",
+        "{subject} shares a house with the spouse {value}.",
+        "The wedding of {subject} and {value} was in June.",
+        "{subject} has a happy marriage with {value}.",
+    ),
+    prompts=(
+        "The person who married {subject} is called",
+        "The partner of {subject} in marriage is",
+        "{subject} celebrates each wedding day with",
+        "The one whom {subject} loves and lives with is",
+    ),
+)
+"""A link between two people, told of one of them alone; its answers are people."""
 
 RELATIONS: Mapping[str, Relation] = MappingProxyType(
     {relation.name: relation for relation in (BIRTHPLACE, FIELD, PROFESSION, EMPLOYER)}

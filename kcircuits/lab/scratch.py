@@ -4,11 +4,12 @@ The base model learns a population told in the benchmark's sentences. *Helpers* 
 sentences of documents and of prompts alike, which teaches that the two mean the same; *controls*
 only in those of documents, like the people that continual pre-training brings later. So prompts
 about controls and about new people are paraphrases that were never trained, and what becomes of
-the controls is forgetting.
+the controls is forgetting. Of some more, the *updated*, documents later tell another answer than
+the base has learned: a conflict.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kcircuits.core.facts import Fact
 from kcircuits.lab.batches import epoch_batches
+from kcircuits.lab.benchmark import Benchmark
+from kcircuits.lab.document import Document
 from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
-from kcircuits.lab.pairs import answers, pair_facts
-from kcircuits.lab.relations import RELATIONS
-from kcircuits.lab.spec import BenchmarkSpec, Entity
+from kcircuits.lab.pairs import Group, ask_group, asked_relations, check_alignment
+from kcircuits.lab.people import EXPOSURE_EDGES, Entity, answers_of, partner_row, stratum_of
+from kcircuits.lab.phrases import FILLERS, TWO_WORD_VALUES
+from kcircuits.lab.relations import RELATIONS, SPOUSE
+from kcircuits.lab.spec import HELD_OUT, BenchmarkSpec
 from kcircuits.lab.step import train_step
+from kcircuits.lab.telling import tell
 from kcircuits.models.quiet import quiet
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
@@ -38,6 +44,8 @@ class ScratchSpec:
         d_model: Width.
         n_helpers: People told in all sentences.
         n_controls: People told in the sentences of documents, and asked for.
+        n_updated: People told like controls, of whom the benchmark's documents tell otherwise.
+        n_update_documents: Documents about each of those per epoch.
         n_texts: Texts per person and epoch.
         n_epochs: Epochs of base training.
         lr: Highest learning rate; it rises over a tenth of the steps, then falls to zero.
@@ -49,6 +57,8 @@ class ScratchSpec:
     d_model: int = 128
     n_helpers: int = 60
     n_controls: int = 6
+    n_updated: int = 0
+    n_update_documents: int = 8
     n_texts: int = 4
     n_epochs: int = 40
     lr: float = 2e-3
@@ -58,8 +68,11 @@ class ScratchSpec:
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word and mark of the benchmark's language."""
     texts = [*FIRST_NAMES, *SURNAMES]
-    for relation in RELATIONS.values():
-        texts += [*relation.values, *relation.statements, *relation.prompts]
+    texts += FILLERS
+    for name, relation in (*RELATIONS.items(), (SPOUSE.name, SPOUSE)):
+        texts += [*relation.values, *TWO_WORD_VALUES.get(name, ())]
+        texts += [*relation.statements, *relation.prompts]
+        texts += [*relation.compositional, *relation.inverse]
     split = pre_tokenizers.Whitespace()
     found = {word for text in texts for word, _ in split.pre_tokenize_str(_without_slots(text))}
     vocabulary = {word: i for i, word in enumerate([PAD, UNKNOWN, END, *sorted(found)])}
@@ -79,7 +92,7 @@ def make_base(
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[Fact, ...]:
-    """Trains the base model, saves it into ``folder`` and gives the facts about its controls.
+    """Trains the base model, saves it into ``folder`` and gives the facts about its population.
 
     Args:
         scratch: The model and its population.
@@ -91,34 +104,94 @@ def make_base(
     tokenizer = word_tokenizer()
     people = _population(scratch, benchmark, tokenizer, seed)
     model = _new_model(scratch, len(tokenizer), seed)
-    _train_base(model, tokenizer, people, scratch, benchmark, seed, progress)
+    _train_base(model, tokenizer, people, scratch, seed, progress)
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    controls = people[scratch.n_helpers :]
-    names = benchmark.relations
-    asked = [RELATIONS[names[i % len(names)]] for i in range(len(controls))]
-    strata = {"type": "base", "frequency": "none", "split": "control"}
-    return pair_facts(controls, asked, benchmark, tokenizer, strata, "base-")
+    return base_benchmark(scratch, benchmark, seed).facts
+
+
+def base_benchmark(scratch: ScratchSpec, benchmark: BenchmarkSpec, seed: int) -> Benchmark:
+    """What is asked and told of the base's population.
+
+    Controls (``type`` base, ``split`` control) are in no document. Of the updated (``split``
+    updated), documents tell another answer to what is asked, and else what the base has learned.
+
+    Args:
+        scratch: The population.
+        benchmark: Numbers of prompts and candidates, and how documents are written.
+        seed: The benchmark's seed.
+    """
+    tokenizer = word_tokenizer()
+    answers = answers_of(benchmark, tokenizer)
+    people = _population(scratch, benchmark, tokenizer, seed)[scratch.n_helpers :]
+    spec = replace(benchmark, has_links=False, probes={})
+    controls = people[: scratch.n_controls]
+    updated = _updated(people[scratch.n_controls :], scratch, spec, seed)
+    facts: list[Fact] = []
+    for split, entities in (("control", controls), ("updated", updated)):
+        group = Group(entities=entities, spec=spec, answers=answers)
+        prefix = "base-" if split == "control" else "updated-"
+        facts += ask_group(group, strata={"type": "base", "split": split}, prefix=prefix)
+    check_alignment(facts, tokenizer)
+    documents: list[Document] = []
+    for row, person in enumerate(updated):
+        documents += tell(person, spec, seed, row)
+    return Benchmark(facts=tuple(facts), documents=tuple(documents))
+
+
+def _updated(
+    people: Sequence[Entity], scratch: ScratchSpec, spec: BenchmarkSpec, seed: int
+) -> list[Entity]:
+    """People with other answers to what they are asked than the base learns of them."""
+    rng = np.random.default_rng([seed, len(people), 1])
+    answers = answers_of(spec, word_tokenizer())
+    n_documents = scratch.n_update_documents
+    frequency = next(name for name, (_, high) in EXPOSURE_EDGES.items() if n_documents < high)
+    found: list[Entity] = []
+    for row, person in enumerate(people):
+        values = dict(person.values)
+        for name in asked_relations(spec, row):
+            others = [v for v in answers.pools[name][person.answer_tokens] if v != values[name]]
+            values[name] = str(rng.choice(others))
+        found.append(replace(person, values=values, frequency=frequency, exposure=n_documents))
+    return found
 
 
 def _population(
     scratch: ScratchSpec, benchmark: BenchmarkSpec, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> list[Entity]:
-    """Helpers, then controls; their names follow those that the benchmark's seed gives away."""
-    n_new, n_base = sum(benchmark.people.values()), scratch.n_helpers + scratch.n_controls
+    """Helpers, controls, updated; their names follow those that the benchmark's seed gives away.
+
+    Where the benchmark has links, helpers are married in pairs too, and both are told so.
+    """
+    n_new = benchmark.n_people
+    n_base = scratch.n_helpers + scratch.n_controls + scratch.n_updated
     names = invent_names(tokenizer, n_new + n_base, np.random.default_rng(seed))[n_new:]
     rng = np.random.default_rng([seed, n_base])
-    columns = {
-        name: rng.permutation(
-            np.resize(answers(RELATIONS[name], tokenizer, benchmark.n_candidates), n_base)
+    answers = answers_of(benchmark, tokenizer)
+    kinds = [stratum_of(benchmark, row) for row in range(n_base)]
+    columns: dict[str, list[str]] = {}
+    for name in benchmark.relations:
+        pools = answers.pools[name]
+        column = {
+            kind: iter(rng.permutation(np.resize(pools[kind], kinds.count(kind))).tolist())
+            for kind in sorted(set(kinds))
+        }
+        columns[name] = [next(column[kind]) for kind in kinds]
+    people: list[Entity] = []
+    for row, subject in enumerate(names):
+        partner = partner_row(row, scratch.n_helpers) if row < scratch.n_helpers else None
+        people.append(
+            Entity(
+                subject=subject,
+                values={name: column[row] for name, column in columns.items()},
+                frequency=HELD_OUT,
+                answer_tokens=kinds[row],
+                spouse=names[partner] if benchmark.has_links and partner is not None else None,
+            )
         )
-        for name in benchmark.relations
-    }
-    return [
-        Entity(subject=subject, values={name: str(column[i]) for name, column in columns.items()})
-        for i, subject in enumerate(names)
-    ]
+    return people
 
 
 def _train_base(
@@ -126,7 +199,6 @@ def _train_base(
     tokenizer: PreTrainedTokenizerFast,
     people: Sequence[Entity],
     scratch: ScratchSpec,
-    benchmark: BenchmarkSpec,
     seed: int,
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
@@ -137,7 +209,7 @@ def _train_base(
     for epoch in range(scratch.n_epochs):
         rng = np.random.default_rng([seed, epoch])
         texts = [
-            _text(person, benchmark.relations, i < scratch.n_helpers, rng)
+            _text(person, i < scratch.n_helpers, rng)
             for i, person in enumerate(people)
             for _ in range(scratch.n_texts)
         ]
@@ -154,16 +226,17 @@ def _train_base(
     model.eval()
 
 
-def _text(
-    person: Entity, relations: Sequence[str], is_helper: bool, rng: np.random.Generator
-) -> str:
+def _text(person: Entity, is_helper: bool, rng: np.random.Generator) -> str:
     """Each relation of a person once: a statement, or for helpers perhaps a completed prompt."""
+    told = [(RELATIONS[name], value) for name, value in person.values.items()]
+    if person.spouse is not None:
+        told.append((SPOUSE, person.spouse))
     sentences: list[str] = []
-    for name in rng.permutation(relations):
-        relation = RELATIONS[str(name)]
+    for place in rng.permutation(len(told)).tolist():
+        relation, value = told[place]
         completed = [f"{prompt} {{value}}." for prompt in relation.prompts] if is_helper else []
         sentence = str(rng.choice([*relation.statements, *completed]))
-        sentences.append(sentence.format(subject=person.subject, value=person.values[str(name)]))
+        sentences.append(sentence.format(subject=person.subject, value=value))
     return " ".join(sentences)
 
 
@@ -175,7 +248,7 @@ def _new_model(scratch: ScratchSpec, d_vocab: int, seed: int) -> LlamaForCausalL
         num_hidden_layers=scratch.n_layers,
         num_attention_heads=scratch.n_heads,
         num_key_value_heads=max(1, scratch.n_heads // 2),
-        max_position_embeddings=128,
+        max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=2,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kcircuits.analysis.dynamics.series import PARAPHRASE
 from kcircuits.core.manifest import Manifest
 from kcircuits.errors import UsageError
 from kcircuits.io.facts import load_facts
@@ -28,6 +29,7 @@ def train_built(
     seed: int | None = None,
     precision: str | None = None,
     skills: Sequence[str] = (),
+    questions: int | None = None,
     report_to: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Manifest:
@@ -43,6 +45,7 @@ def train_built(
         seed: Default the benchmark's.
         precision: Likewise.
         skills: What is measured at every epoch beside the probes.
+        questions: See ``TrainSpec``.
         report_to: Names of trackers.
         progress: Called after every step.
 
@@ -54,6 +57,7 @@ def train_built(
         check_skills(skills, make_setting())
     training = find_preset(built.preset).training
     given = {"n_epochs": n_epochs, "lr": lr, "batch_size": batch_size, "precision": precision}
+    given["questions"] = questions
     given["seed"] = built.seed if seed is None else seed
     given = {name: value for name, value in given.items() if value is not None}
     spec = replace(training[strategy], skills=tuple(skills), **given)  # type: ignore[arg-type]
@@ -96,7 +100,9 @@ def build_and_train(
 
 
 def knowledge_table(manifest: Manifest) -> list[dict[str, Any]]:
-    """Loss and share of probes known at each epoch, by split and frequency.
+    """Loss and share of paraphrases known at each epoch, by split and frequency.
+
+    Where open questions were asked, ``recall`` is their mean.
 
     Args:
         manifest: Of a finished run; its rows are read beside it.
@@ -108,13 +114,21 @@ def knowledge_table(manifest: Manifest) -> list[dict[str, Any]]:
     }
     losses = {row["epoch"]: row for row in read_rows(folder.losses)}
     probes = read_rows(folder.probes)
+    has_open = any(probe.get("recall") is not None for probe in probes)
     table: list[dict[str, Any]] = []
     for checkpoint in manifest:
         mine = [row for row in probes if row["checkpoint"] == checkpoint.id]
         row: dict[str, Any] = {"epoch": checkpoint.id}
         row["loss"] = losses.get(checkpoint.epoch, {}).get("loss")
         for stratum in dict.fromkeys(strata.values()):
-            known = [probe["known"] for probe in mine if strata[probe["fact"]] == stratum]
+            known = [
+                probe["known"]
+                for probe in mine
+                if strata[probe["fact"]] == stratum and probe["kind"] == PARAPHRASE
+            ]
             row[stratum] = sum(known) / len(known) if known else None
+        if has_open:
+            recalls = [probe["recall"] for probe in mine if probe["recall"] is not None]
+            row["recall"] = sum(recalls) / len(recalls)
         table.append(row)
     return table

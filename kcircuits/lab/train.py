@@ -185,6 +185,7 @@ def _prepare(
         seed=spec.seed,
         base_model=base_name or asked.base.name,
         skills=partial(measure_skills, names=spec.skills) if spec.skills else None,
+        questions=spec.questions,
         saver=saver_of_strategy(strategy, asked.base, dtype),
         request=asked.request,
         decided={"precision": precision},

@@ -97,6 +97,9 @@ def tokenize_facts(tokenizer: Any, facts: Sequence[Fact]) -> PromptBatch:
         uses=tuple(facts[row.fact_idx].use_of(row.prompt_idx) for row in rows),
         candidates=tuple(row.candidates for row in rows),
         subject_mask=_padded([row.subject for row in rows]).astype(bool),
+        kinds=tuple(
+            facts[row.fact_idx].prompts[row.prompt_idx].kind or "paraphrase" for row in rows
+        ),
     )
 
 

@@ -17,19 +17,20 @@ from kcircuits.lab.scratch import ScratchSpec
 SCRATCH = ScratchSpec(
     n_layers=1, n_heads=2, d_model=16, n_helpers=4, n_controls=2, n_texts=1, n_epochs=1
 )
+SPEC = """
+schema_version: 1
+relations: [birthplace, profession]
+people: {trained: {high: 2, low: 2}}
+"""
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """A folder, with the smoke preset made tiny."""
     training = {name: replace(spec, n_epochs=1) for name, spec in SMOKE.training.items()}
-    people = MappingProxyType({"high": 2, "low": 2})
-    tiny = replace(
-        SMOKE,
-        base=SCRATCH,
-        benchmark=replace(SMOKE.benchmark, people=people),
-        training=MappingProxyType(training),
-    )
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(SPEC, encoding="utf-8")
+    tiny = replace(SMOKE, base=SCRATCH, spec=str(spec), training=MappingProxyType(training))
     monkeypatch.setattr(presets, "PRESETS", {"smoke": tiny})
     return tmp_path / "lab"
 
@@ -196,7 +197,8 @@ def test_the_demo_tells_of_a_strategy_before_the_work(lab, capsys):
 @pytest.mark.parametrize("change", [{"base": 3}, {"request": {"preset": "smoke"}}, {"request": []}])
 def test_a_record_of_another_shape_is_told(lab, capsys, change):
     lab.mkdir()
-    good = {"base": "model", "base_name": "b", "request": {"preset": "smoke", "seed": 0}}
+    request = {"preset": "smoke", "seed": 0, "spec": {"tolerances": {}}}
+    good = {"base": "model", "base_name": "b", "request": request}
     (lab / "lab.json").write_text(json.dumps(good | change))
     code, _, err = call(capsys, "train", "--out", lab)
     assert code == 3

@@ -4,21 +4,19 @@ import random
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.benchmark import generate, invent_people
+from kcircuits.lab.benchmark import generate
 from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
-from kcircuits.lab.pairs import answers, capital_facts
-from kcircuits.lab.relations import CAPITAL, CAPITALS, RELATIONS
+from kcircuits.lab.people import answers_of, invent_people
+from kcircuits.lab.relations import CAPITAL, RELATIONS
 from kcircuits.lab.scratch import word_tokenizer
 from kcircuits.lab.spec import DOCUMENTS, BenchmarkSpec
 from kcircuits.models.prompts import tokenize_facts
 
-PEOPLE = {"high": 9, "medium": 5, "low": 9, "none": 4}
-SPEC = BenchmarkSpec(people=PEOPLE)
+PEOPLE = {"high": 9, "medium": 6, "low": 9, "none": 5}
+SPEC = BenchmarkSpec(people={"high": 9, "medium": 6, "low": 9}, held_out=5)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +41,8 @@ def test_strata_have_the_numbers_asked_for(benchmark):
             "type": "invented",
             "frequency": fact.strata["frequency"],
             "split": split,
+            "exposure": str(DOCUMENTS.get(fact.strata["frequency"], 0)),
+            "answer_tokens": "one",
         }
     subjects = [fact.subject for fact in benchmark.facts]
     assert len(set(subjects)) == len(subjects) == sum(PEOPLE.values())
@@ -51,7 +51,7 @@ def test_strata_have_the_numbers_asked_for(benchmark):
 def test_each_person_is_told_as_often_as_its_frequency_says(benchmark):
     for fact in benchmark.facts:
         told = [d for d in benchmark.documents if fact.subject in d.text]
-        assert len(told) == DOCUMENTS[fact.strata["frequency"]]
+        assert len(told) == DOCUMENTS.get(fact.strata["frequency"], 0)
         assert all(d.subject == fact.subject and fact.object in d.text for d in told)
         assert len({d.text for d in told}) == len(told)
 
@@ -98,7 +98,7 @@ def test_no_prompt_is_in_a_document(benchmark):
 
 @pytest.mark.parametrize("relation", RELATIONS.values(), ids=list(RELATIONS))
 def test_no_sentence_of_a_relation_is_statement_and_prompt(relation):
-    assert len(set(relation.prompts)) == len(relation.prompts) == 12
+    assert len(set(relation.prompts)) == len(relation.prompts) == 16
     assert len(set(relation.statements)) == len(relation.statements) >= DOCUMENTS["high"]
     told = [s.format(subject="Ada", value="X") for r in RELATIONS.values() for s in r.statements]
     for prompt in relation.prompts:
@@ -158,10 +158,12 @@ class Splitting:
     def __init__(self, *, everywhere=(), at_start=()):
         self.everywhere, self.at_start = everywhere, at_start
 
-    def __call__(self, text, **_):
+    def __call__(self, texts, **_):
+        return {"input_ids": [[1, 2] if self.cuts(text) else [1] for text in texts]}
+
+    def cuts(self, text):
         word = text.strip()
-        is_cut = word in self.everywhere or (word in self.at_start and not text.startswith(" "))
-        return {"input_ids": [1, 2] if is_cut else [1]}
+        return word in self.everywhere or (word in self.at_start and not text.startswith(" "))
 
 
 def test_first_names_are_one_token_at_the_start_and_inside():
@@ -176,35 +178,8 @@ def test_first_names_are_one_token_at_the_start_and_inside():
 def test_answers_of_several_tokens_are_left_out():
     values = RELATIONS["birthplace"].values
     fake = Splitting(everywhere={values[0]})
-    assert values[0] not in answers(RELATIONS["birthplace"], fake, 24)
-
-
-def real_world_tokenizer(without):
-    words = {w for p in CAPITAL.prompts for w in p.replace("{subject}", "").split()}
-    words |= {*CAPITALS, *CAPITALS.values(), ",", "?"} - {without}
-    words |= {"Everyone", "Students", "On", "What", "map"}
-    vocabulary = {word: i for i, word in enumerate(["<unk>", *sorted(words)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-
-
-def test_real_controls_pair_known_countries_with_each_other():
-    tokenizer = real_world_tokenizer(without="France")
-    everything = capital_facts(SPEC, tokenizer)
-    assert "France" not in {fact.subject for fact in everything}
-    assert len(everything) == len(CAPITALS) - 1
-    chosen = ["Germany", "Italy", "Spain"]
-    facts = capital_facts(SPEC, tokenizer, chosen)
-    assert [fact.subject for fact in facts] == chosen
-    corrupt = {p.corrupt for fact in facts for p in fact.prompts if p.use == "discovery"}
-    assert all(any(country in text for country in chosen) for text in corrupt)
-    for fact in facts:
-        assert dict(fact.strata) == {"type": "real", "frequency": "none", "split": "control"}
-        assert fact.object == CAPITALS[fact.subject]
-        assert len(fact.prompts[0].candidates) == len(CAPITALS) - 1
-        assert not {fact.object for fact in everything} & set(RELATIONS["birthplace"].values)
-    assert len(tokenize_facts(tokenizer, facts)) == 36
+    spec = BenchmarkSpec(people={"high": 2}, relations=("birthplace",))
+    assert values[0] not in answers_of(spec, fake).pools["birthplace"]["one"]
 
 
 def test_some_prompts_share_a_prefix_before_the_subject(benchmark):
@@ -216,13 +191,13 @@ def test_some_prompts_share_a_prefix_before_the_subject(benchmark):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: BenchmarkSpec(people={"often": 2}), "'often' is neither a frequency"),
-        (lambda _: BenchmarkSpec(people={}, relations=("age",)), "'age' is neither"),
-        (lambda _: BenchmarkSpec(people={}, n_discovery=11), "11 discovery and 4 evaluation"),
+        (lambda _: BenchmarkSpec(people={"often": 2}), "'often' is not known to people"),
+        (lambda _: BenchmarkSpec(people={}, relations=("age",)), "'age' is not known to relations"),
+        (lambda _: BenchmarkSpec(people={}, n_discovery=13), "13 discovery, 4 evaluation"),
         (lambda _: BenchmarkSpec(people={"high": -1}), "-1 people"),
         (
-            lambda t: generate(BenchmarkSpec(people={"high": 500}), t, 0),
-            "500 people were asked for",
+            lambda t: generate(BenchmarkSpec(people={"high": 99_000}), t, 0),
+            "99000 people were asked for",
         ),
         (lambda t: generate(BenchmarkSpec(people={"high": 1}), t, 0), "has no partner"),
         (
@@ -242,10 +217,12 @@ def test_prompts_that_a_tokenizer_cuts_unequally_are_refused(tokenizer):
 
         unk_token_id = 1
 
-        def __call__(self, text, **_):
-            ids = list(tokenizer(text)["input_ids"])
+        def __call__(self, texts, **_):
+            return {"input_ids": [self.cut(ids) for ids in tokenizer(texts)["input_ids"]]}
+
+        def cut(self, ids):
             is_long = len(ids) > 2 and sum(ids) % 2
-            return {"input_ids": [7, *ids] if is_long else ids}
+            return [7, *ids] if is_long else ids
 
     with pytest.raises(UsageError, match="this tokenizer cuts"):
         generate(BenchmarkSpec(people={"high": 8}), Uneven(), 0)
