@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
     add("action", nargs="?", choices=("import",), metavar="import", help="read another layout")
     add("folder", nargs="?", type=Path, metavar="FOLDER", help="what to import")
     add_runs(parser)
-    add("--by", metavar="STRATUM", help="a stratum of the facts, or entity, fact, prior")
+    add("--by", metavar="STRATUM", help="a stratum of the facts, or entity, fact, prior, kind")
     add("--kind", metavar="NAME", help="only probes of this kind (default: all)")
     add(
         "--consolidated",

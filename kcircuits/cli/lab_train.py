@@ -12,8 +12,9 @@ from kcircuits.cli.output import print_json, print_table, printable
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.lab.loop import Step
+    from kcircuits.lab.step import Step
 
+N_QUESTIONS = 2
 # As in the registry, which is not asked: it would load torch.
 STRATEGY_HELP = (
     "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs or replay"
@@ -28,37 +29,75 @@ def add_parser(verbs: Any) -> None:
         help="train on the documents; save and probe every epoch",
         description="Continual pre-training on the documents of `lab build`. Saves the model at "
         "every epoch, the untrained one included, probes it, and writes the manifest. Goes on "
-        "where it was killed.",
+        "where it was killed. On a GPU where there is one; on several by "
+        "`accelerate launch -m kcircuits lab train ...`.",
     )
     train.add_argument("--strategy", default="full", metavar="NAME", help=STRATEGY_HELP)
     train.add_argument("--epochs", type=int, metavar="N", help="default: the preset's")
     train.add_argument("--lr", type=float, metavar="RATE", help="default: the preset's")
+    train.add_argument(
+        "--batch-size", type=int, metavar="N", help="documents per step (default: the preset's)"
+    )
     train.add_argument("--seed", type=int, metavar="N", help="default: the benchmark's")
     train.add_argument(
         "--skills",
         metavar="LIST",
         help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
     )
+    train.add_argument(
+        "--open-questions",
+        type=int,
+        nargs="?",
+        const=N_QUESTIONS,
+        metavar="N",
+        help="ask each fact N questions in words too, at every epoch (N without a number: "
+        f"{N_QUESTIONS}; default: none)",
+    )
+    train.add_argument(
+        "--precision", metavar="NAME", help="float32, bfloat16 or auto (default: the preset's)"
+    )
+    train.add_argument(
+        "--report-to",
+        default="none",
+        metavar="LIST",
+        help="comma separated trackers: tensorboard, wandb, ... (default: none)",
+    )
+    train.add_argument(
+        "--out", type=Path, default=OUT, metavar="DIR", help=f"the benchmark (default: {OUT})"
+    )
+    train.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="the run's folder, so that one benchmark gives many runs (default: --out)",
+    )
     train.set_defaults(run=run_train)
-    train.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
 
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, and print loss and knowledge at every epoch."""
     from kcircuits.lab.build import open_lab
+    from kcircuits.lab.processes import is_main_process
     from kcircuits.lab.study import knowledge_table, train_built
 
     built = open_lab(args.out)
-    with training_bar(args.quiet) as progress:
+    with training_bar(args.quiet or not is_main_process()) as progress:
         manifest = train_built(
             built,
+            to=args.to,
             strategy=args.strategy,
             n_epochs=args.epochs,
             lr=args.lr,
+            batch_size=args.batch_size,
             seed=args.seed,
-            skills=_skills(args.skills, built.preset),
+            precision=args.precision,
+            questions=args.open_questions,
+            skills=skill_names(args.skills, built.preset),
+            report_to=() if args.report_to == "none" else tuple(args.report_to.split(",")),
             progress=progress,
         )
+    if not is_main_process():
+        return EXIT_OK
     rows = knowledge_table(manifest)
     if args.json:
         content = {"manifest": str(manifest.path), "run": manifest.run, "rows": rows}
@@ -69,7 +108,8 @@ def run_train(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _skills(given: str | None, preset: str) -> tuple[str, ...]:
+def skill_names(given: str | None, preset: str) -> tuple[str, ...]:
+    """What ``--skills`` asks for; the preset's skills where it was not given."""
     from kcircuits.lab.presets import PRESETS
 
     if given is None:
@@ -78,11 +118,11 @@ def _skills(given: str | None, preset: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def training_bar(quiet: bool) -> "Iterator[Callable[[Step], None]]":
+def training_bar(quiet: bool, name: str = "training") -> "Iterator[Callable[[Step], None]]":
     """A progress bar over the steps of all epochs, with the loss and tokens per second."""
     from tqdm import tqdm
 
-    bar = tqdm(desc="training", unit="step", disable=quiet, dynamic_ncols=True)
+    bar = tqdm(desc=name, unit="step", disable=quiet, dynamic_ncols=True)
     n_tokens = 0
 
     def advance(step: "Step") -> None:

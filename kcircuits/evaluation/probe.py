@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from kcircuits.core.batch import Answer, PromptBatch
@@ -184,15 +184,15 @@ def _answers(ask: Ask, batch: PromptBatch) -> list[tuple[dict[Answer, float], in
         first = int(batch.lengths[i]) - 1
         candidates = batch.candidates[i] if batch.candidates else ()
 
-        def read(answer: Answer, i: int = i, first: int = first) -> Float[Tensor, "step d_vocab"]:
+        def places_of(answer: Answer, i: int = i, first: int = first) -> list[int]:
             row = row_of[i, answer[:-1]]
-            return logprobs[[order[row, first + step] for step in range(len(answer))]]
+            return [order[row, first + step] for step in range(len(answer))]
 
         by_answer = {
-            answer: float(read(answer).gather(1, torch.tensor(answer)[:, None]).sum())
+            answer: float(logprobs[places_of(answer), list(answer)].sum())
             for answer in {target, *candidates}
         }
-        own = read(target)
+        own = logprobs[places_of(target)]
         ranks = 1 + (own > own.gather(1, torch.tensor(target)[:, None])).sum(-1)
         found.append((by_answer, int(ranks.max())))
     return found

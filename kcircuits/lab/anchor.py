@@ -37,10 +37,12 @@ class Anchored:
     """An anchor with the weights that it pulls to.
 
     Attributes:
+        model: The model that is pulled.
         weight: Of the divergence.
         parameters: The trained parameters as they were, by name.
     """
 
+    model: Any
     weight: float
     parameters: Mapping[str, Tensor]
 
@@ -49,15 +51,15 @@ class Anchored:
         """At a model's present weights."""
         named = model.named_parameters()
         present = {name: p.detach().clone() for name, p in named if p.requires_grad}
-        return cls(weight=weight, parameters=present)
+        return cls(model=model, weight=weight, parameters=present)
 
     @torch.no_grad()
-    def logits(self, model: Any, **inputs: Any) -> Float[Tensor, "row pos d_vocab"]:
+    def logits(self, **inputs: Any) -> Float[Tensor, "row pos d_vocab"]:
         """What the model that is pulled to says, in evaluation mode."""
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
         try:
-            output = torch.func.functional_call(model, dict(self.parameters), kwargs=inputs)
+            output = torch.func.functional_call(self.model, dict(self.parameters), kwargs=inputs)
         finally:
             for module, was_training in modes:
                 module.training = was_training
@@ -69,7 +71,7 @@ def divergence(
     logits: Float[Tensor, "row pos d_vocab"],
     labels: Int[Tensor, "row pos"],
 ) -> Float[Tensor, ""]:
-    """KL(reference || model) in nats, the mean over predicted tokens.
+    """KL(reference || model) in nats, the sum over predicted tokens.
 
     Args:
         reference: Logits that are pulled to, of the token after each position.
@@ -79,4 +81,4 @@ def divergence(
     is_predicted = labels != IGNORED
     reference, logits = reference[is_predicted], logits[is_predicted]
     p = reference.log_softmax(-1)
-    return (p.exp() * (p - logits.log_softmax(-1))).sum(-1).mean()
+    return (p.exp() * (p - logits.log_softmax(-1))).sum()

@@ -102,7 +102,7 @@ def build(
     folder = Path(out)
     request = {"preset": preset, "seed": seed, "model": model, "spec": benchmark_spec.to_json()}
     if (folder / LAB).is_file():
-        return _built_before(folder, request)
+        return built_before(folder, request)
     make_folder(folder)
     if isinstance(chosen.base, str) or model is not None:
         base_name = model or str(chosen.base)
@@ -120,8 +120,16 @@ def build(
     )
     report.write(folder / MATCHING)
     report.require()
-    write_facts(facts, folder / FACTS)
-    rows = [json.dumps(asdict(document), ensure_ascii=False) for document in documents]
+    whole = Benchmark(facts=facts, documents=documents)
+    return write_lab(folder, request, whole, base=base, base_name=base_name)
+
+
+def write_lab(
+    folder: Path, request: dict[str, Any], benchmark: Benchmark, *, base: Path, base_name: str
+) -> Built:
+    """Writes facts, documents and, last, the record of what was asked."""
+    write_facts(benchmark.facts, folder / FACTS)
+    rows = [json.dumps(asdict(document), ensure_ascii=False) for document in benchmark.documents]
     write_atomic(folder / DOCUMENTS, "".join(row + "\n" for row in rows))
     inside = base.resolve().is_relative_to(folder.resolve())
     place = MODEL if inside else str(base.resolve())
@@ -136,7 +144,7 @@ def _document(row: dict[str, Any]) -> Document:
     return Document(**{**row, **lists})
 
 
-def _built_before(folder: Path, request: dict[str, Any]) -> "Built":
+def built_before(folder: Path, request: dict[str, Any]) -> "Built":
     """What a folder holds; UsageError where it was asked for otherwise."""
     before = _read(folder / LAB)["request"]
     if before == request:

@@ -3,24 +3,24 @@
 TRL's trainers and Axolotl's are Trainers too. What it does at a moment is ``TrainingObserver``'s
 doing; here is only when: before the first step, after each epoch (or part of one, or number of
 steps), and at the end. The Trainer's own checkpoints stay what a killed training resumes from;
-what was recorded after the one that it resumes from is dropped and recorded again.
+what was recorded after the one that it resumes from is dropped and recorded again. ``lab train``
+records by this callback too, and by it alone.
 """
 
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kcircuits.errors import StoreCorruptError, UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
-from kcircuits.lab.loss_meter import LossMeter, is_distributed
+from kcircuits.lab.loss_meter import LossMeter
 from kcircuits.lab.observer import TrainingObserver, Watch
+from kcircuits.lab.processes import on_main, require_one_device
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class ProbeCallback(TrainerCallback):
         tokenizer: Default the Trainer's ``processing_class``.
         every_epochs: Record after this many epochs; may be fractional.
         every_steps: Record after this many optimiser steps instead.
+        meter: Told of each batch by whoever computes the loss; default counts what the model gives.
         settings: Any other field of ``Watch``: ``base``, ``base_model``, ``strategy``, ``seed``
             (default the Trainer's), ``skills``, ``stop``, ``overwrite``.
 
@@ -62,6 +63,7 @@ class ProbeCallback(TrainerCallback):
         tokenizer: Any = None,
         every_epochs: float = 1,
         every_steps: int | None = None,
+        meter: LossMeter | None = None,
         **settings: Any,
     ) -> None:
         self._facts, self._out = Path(facts).absolute(), Path(out).absolute()
@@ -74,7 +76,8 @@ class ProbeCallback(TrainerCallback):
         watch = Watch(facts=self._facts, out=self._out, run=self._run, **settings)
         self._folder = watch.folder
         load_facts(self._facts)
-        self._meter = LossMeter()
+        self._is_told = meter is not None
+        self._meter = LossMeter() if meter is None else meter
         self._observer: TrainingObserver | None = None
         self._last_step = 0
         self._last_epoch = 0.0
@@ -105,16 +108,10 @@ class ProbeCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Records epoch 0, or drops what a resumed training computes again."""
-        if args.n_gpu > 1:
-            raise UsageError(
-                f"one process trains on {args.n_gpu} GPUs, where losses cannot be counted",
-                field="n_gpu",
-                hint="start one process per GPU (accelerate launch, torchrun), or set "
-                "CUDA_VISIBLE_DEVICES",
-            )
+        require_one_device(args.n_gpu)
         tokenizer = processing_class if self._tokenizer is None else self._tokenizer
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
-        after = _epoch(state) if state.global_step else None
+        after = _epoch(state) or None
 
         def begin() -> tuple[bool, int, float]:
             settings = {"seed": args.seed, **self._settings}
@@ -126,14 +123,16 @@ class ProbeCallback(TrainerCallback):
             return self._observer.should_stop, last["step"], last["epoch"]
 
         self._meter.detach()
-        self._meter = LossMeter()
-        self._is_over, self._last_step, self._last_epoch = _on_main(state, begin)
+        self._meter.pause()
+        self._meter.reset()
+        self._is_over, self._last_step, self._last_epoch = on_main(begin)
         if state.global_step > self._last_step and state.is_world_process_zero:
             self._restore_meter(state.global_step)
         if self._is_over:
             logger.warning("the stop function ended this training before; nothing is recorded")
             control.should_training_stop = True
-        self._meter.attach(model)
+        if not self._is_told:
+            self._meter.attach(model)
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         """Lets training time pass."""
@@ -197,7 +196,7 @@ class ProbeCallback(TrainerCallback):
         return parts[1] > parts[0]
 
     def _record(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
-        if self._is_over or state.global_step == self._last_step:
+        if self._is_over or _epoch(state) == self._last_epoch:
             return
         is_running = self._meter.is_running
         self._meter.pause()
@@ -205,7 +204,7 @@ class ProbeCallback(TrainerCallback):
 
         def record() -> bool:
             trained = self._meter.read()
-            if trained.loss is None:
+            if trained.loss is None and trained.tokens != 0:
                 logger.warning("no loss for epoch %g: %s", _epoch(state), _NO_LOSS)
             self.observer.epoch(
                 _epoch(state),
@@ -218,7 +217,7 @@ class ProbeCallback(TrainerCallback):
             )
             return self.observer.should_stop
 
-        self._is_over = _on_main(state, record)
+        self._is_over = on_main(record)
         control.should_training_stop |= self._is_over
         self._last_step, self._last_epoch = state.global_step, _epoch(state)
         self._meter.reset()
@@ -245,23 +244,3 @@ class ProbeCallback(TrainerCallback):
 
 def _epoch(state: TrainerState) -> float:
     return round(float(state.epoch or 0), _N_DIGITS)
-
-
-def _on_main(state: TrainerState, work: Callable[[], Any]) -> Any:
-    """Works in the main process while the others wait; all get the result, or an error."""
-    if not is_distributed():
-        return work()
-    failure: Exception | None = None
-    shared: list[Any] = [None, None]  # what went wrong, and the result
-    if state.is_world_process_zero:
-        try:
-            shared[1] = work()
-        except Exception as cause:  # the others have to be told of any, or they wait for ever
-            failure = cause
-            shared[0] = f"{type(cause).__name__}: {cause}"
-    torch.distributed.broadcast_object_list(shared, src=0)
-    if failure is not None:
-        raise failure
-    if shared[0] is not None:
-        raise UsageError(f"the main process failed: {shared[0]}")
-    return shared[1]

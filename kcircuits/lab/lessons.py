@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kcircuits.analysis.dynamics.series import PARAPHRASE
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
 from kcircuits.lab.document import Document
@@ -64,6 +65,11 @@ class Lessons:
         drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self._general))
         return chosen + [self._general[i] for i in drawn[:n_replayed]]
 
+    @property
+    def n_most(self) -> int:
+        """Rows that an epoch has at most."""
+        return len(self._rows) + self._n_replayed(len(self._rows))
+
     def _n_replayed(self, n_documents: int) -> int:
         share = self.strategy.replay_share
         return round(n_documents * share / (1 - share))
@@ -72,15 +78,27 @@ class Lessons:
 def recall_by_subject(
     rows: Iterable[Mapping[str, Any]], facts: Iterable[Fact]
 ) -> Mapping[str, float]:
-    """Mean over each subject's probes: their recall, or 1 and 0 for known and not.
+    """Mean recall over each subject's open questions.
+
+    A subject without any has the share of its paraphrases that are known, or of all its probes
+    where none is a paraphrase.
 
     Args:
         rows: Of one epoch.
         facts: The facts that were asked.
     """
     subject_of = {fact.id: fact.subject for fact in facts}
-    found: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        recall = row.get("recall")
-        found[subject_of[row["fact"]]].append(float(row["known"] if recall is None else recall))
-    return {subject: sum(values) / len(values) for subject, values in found.items()}
+        of_subject, recall = found[subject_of[row["fact"]]], row.get("recall")
+        if recall is not None:
+            of_subject["open"].append(float(recall))
+        elif row.get("kind", PARAPHRASE) == PARAPHRASE:
+            of_subject[PARAPHRASE].append(float(row["known"]))
+        else:
+            of_subject["other"].append(float(row["known"]))
+    deciding = {
+        subject: next(values[name] for name in ("open", PARAPHRASE, "other") if name in values)
+        for subject, values in found.items()
+    }
+    return {subject: sum(values) / len(values) for subject, values in deciding.items()}

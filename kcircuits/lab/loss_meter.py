@@ -1,4 +1,4 @@
-"""Counts loss and tokens of a training that others run, by a hook on the model's forward pass.
+"""Counts loss and tokens of a training, by a hook on the model's forward pass or as it is told.
 
 The Trainer logs a mean over steps, at times that its user chooses. What ``train.jsonl`` holds is
 the mean over tokens, so it is taken where it arises: transformers models are given their labels
@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from kcircuits.lab.loop import Trained
+from kcircuits.lab.processes import is_distributed
+from kcircuits.lab.step import Trained
 from kcircuits.lab.undisturbed import device_of
 
 _IGNORED = -100
@@ -50,13 +51,24 @@ class LossMeter:
         """Counts each forward pass in training mode from now on."""
         self.detach()
         self._device = device_of(model)
-        self._handle = model.register_forward_hook(self._count, with_kwargs=True)
+        self._handle = model.register_forward_hook(self._hook, with_kwargs=True)
 
     def detach(self) -> None:
         """Removes the hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+    def count(self, cross_entropy: Any, n_predicted: Any, n_tokens: Any) -> None:
+        """Adds a batch; numbers, or tensors of one.
+
+        Args:
+            cross_entropy: Summed over the predicted tokens, in nats.
+            n_predicted: Tokens that were predicted.
+            n_tokens: Tokens that were read.
+        """
+        counted = _stacked([cross_entropy, n_predicted, n_tokens])
+        self._sums = counted if self._sums is None else self._sums.to(counted.device) + counted
 
     def start(self) -> None:
         """Training time passes from now on."""
@@ -111,7 +123,7 @@ class LossMeter:
     def _totals(self) -> list[float]:
         return [0.0] * 3 if self._sums is None else self._sums.tolist()
 
-    def _count(
+    def _hook(
         self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> None:
         if not module.training:
@@ -120,13 +132,7 @@ class LossMeter:
         n_tokens = 0 if ids is None else ids.numel()
         if mask is not None and mask.dim() == 2:
             n_tokens = mask.sum()
-        counted = _stacked([*_loss_of(kwargs, output), n_tokens])
-        self._sums = counted if self._sums is None else self._sums.to(counted.device) + counted
-
-
-def is_distributed() -> bool:
-    """Whether other processes train the same model."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.count(*_loss_of(kwargs, output), n_tokens)
 
 
 def _loss_of(kwargs: Mapping[str, Any], output: Any) -> tuple[Any, Any]:
@@ -146,4 +152,6 @@ def _loss_of(kwargs: Mapping[str, Any], output: Any) -> tuple[Any, Any]:
 
 def _stacked(numbers: list[Any]) -> torch.Tensor:
     device = next((x.device for x in numbers if torch.is_tensor(x)), "cpu")
-    return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in numbers])
+    return torch.stack(
+        [torch.as_tensor(x, dtype=torch.float64, device=device).detach() for x in numbers]
+    )

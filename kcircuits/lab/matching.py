@@ -1,11 +1,11 @@
 """The matching report of a benchmark: do its groups differ in their frequency alone?
 
-Groups are the frequencies of invented people. Compared are, over as many documents of each person
-as every one has, the documents' lengths, sentences, orders of relations and tokens; and over the
-facts of all groups, those that no document tells included, relations, answers, their tokens, and
-the kinds and lengths of prompts. Beside that: does a document say what it must not (``leakage``),
-do clean and corrupt prompts differ in their number of tokens, and is everyone told of as often as
-the strata say?
+Groups are the frequencies of invented people, or of one's own facts. Compared are, over as many
+documents of each person as every one has, the documents' lengths, sentences, orders of relations
+and tokens; and over the facts of all groups, those that no document tells included, relations,
+answers, their tokens, and the kinds and lengths of prompts. Beside that: does a document say what
+it must not (``leakage``), do clean and corrupt prompts differ in their number of tokens, and is
+everyone told of as often as the strata say?
 """
 
 import json
@@ -24,6 +24,8 @@ from kcircuits.lab.leakage import Leak, find_leaks
 from kcircuits.lab.spec import Tolerances
 
 SCHEMA = "kcircuits.matching/1"
+GROUPED = ("invented", "own")
+"""Types of facts whose frequencies are groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +110,21 @@ def matching_report(
     """Compares the groups of a benchmark.
 
     Args:
-        facts: All facts; those of ``type`` other than invented are no group.
+        facts: All facts; those of a ``type`` that is none of ``GROUPED`` are no group.
         documents: All documents, in any order of subjects.
         tokenizer: What lengths are counted by.
         tolerances: What groups may differ by.
         seed: Of the resampling floors.
     """
     allowed = tolerances or Tolerances()
-    invented = [fact for fact in facts if fact.strata.get("type") == "invented"]
+    invented = [fact for fact in facts if fact.strata.get("type") in GROUPED]
     subjects = {fact.subject for fact in invented}
     told = [document for document in documents if document.subject in subjects]
     lengths = _prompt_lengths(facts, tokenizer)
     quantities = [*_of_documents(told, tokenizer), *_of_facts(invented, lengths, tokenizer)]
-    compared = tuple(each for each in quantities if len(each.values) > 1)
+    compared = tuple(
+        each for each in quantities if len(each.values) > 1 and all(each.values.values())
+    )
     matches = compare_groups(compared, min_p=allowed.ks_p, quantile=allowed.js_quantile, seed=seed)
     return MatchingReport(
         quantities=compared,
@@ -151,8 +155,8 @@ def _miscounted(facts: Sequence[Fact], documents: Sequence[Document]) -> Iterato
     counts = Counter(document.subject for document in documents)
     for fact in facts:
         exposure = fact.strata.get("exposure")
-        is_invented = fact.strata.get("type") in ("invented", "base")
-        if is_invented and exposure is not None and int(exposure) != counts[fact.subject]:
+        is_counted = fact.strata.get("type") in (*GROUPED, "base")
+        if is_counted and exposure is not None and int(exposure) != counts[fact.subject]:
             yield fact.id
 
 

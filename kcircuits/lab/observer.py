@@ -17,8 +17,8 @@ others wait. What is written where: ``kcircuits.lab.recorder``.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.io.manifest import is_name, load_manifest
-from kcircuits.lab.loop import Trained
+from kcircuits.lab.open_questions import probes_by_questions
 from kcircuits.lab.probes import require_room
 from kcircuits.lab.recorder import Recorder, Row, RunLabels, Stop
 from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
-from kcircuits.lab.saving import saver_of_model
+from kcircuits.lab.saving import Saver, saver_of_model
+from kcircuits.lab.step import Trained
 from kcircuits.models.prompts import tokenize_facts
 
 Skills = Callable[[Any, Any], Iterable[Row]]
@@ -52,9 +53,13 @@ class Watch:
         seed: Of the training, in the rows.
         skills: Called with model and tokenizer at every moment, in evaluation mode and without
             gradients; gives rows with ``skill``, ``n`` and ``accuracy``.
+        questions: Open questions to ask for each fact at every moment, at most; 0 asks none.
         stop: Called with the rows so far (``checkpoint, epoch, step, loss, perplexity, known,
             skills``) after every moment but epoch 0; true where training shall end.
         overwrite: Whether a run of the same name and facts in the folder may be begun anew.
+        saver: How checkpoints are saved; default as the model is in memory.
+        request: What else determines the run: a folder of another request is refused.
+        decided: What was decided when the run began, kept beside the request.
     """
 
     facts: Path
@@ -65,8 +70,12 @@ class Watch:
     strategy: str | None = None
     seed: int = 0
     skills: Skills | None = None
+    questions: int = 0
     stop: Stop | None = None
     overwrite: bool = False
+    saver: Saver | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_name(self.run):
@@ -74,6 +83,11 @@ class Watch:
                 f"run {self.run!r} cannot name a folder",
                 field="run",
                 hint="use letters, digits, '.', '_', '+' and '-', a letter or digit first",
+            )
+        if self.questions < 0:
+            raise UsageError(
+                f"questions is {self.questions}; expected 0 or more for each fact",
+                field="questions",
             )
 
     @property
@@ -108,6 +122,9 @@ class TrainingObserver:
         )
         loaded = load_facts(self.watch.facts)
         self._batch = tokenize_facts(tokenizer, loaded)
+        self._questions = None
+        if self.watch.questions:
+            self._questions = probes_by_questions(tokenizer, loaded, self.watch.questions)
         self._facts_hash = _digest([fact.content_hash for fact in loaded])
         self._tokenizer = tokenizer
         self._recorder: Recorder | None = None
@@ -143,13 +160,13 @@ class TrainingObserver:
             FactsError: A prompt does not fit into the model.
         """
         watch = self.watch
-        saver = saver_of_model(model, self._tokenizer, watch.base)
+        saver = watch.saver or saver_of_model(model, self._tokenizer, watch.base)
         require_room(model, self._batch)
         strategy = watch.strategy or ("full" if saver.base is None else "lora")
         request = self._request(strategy)
         asked_before(watch.folder, request)
         self._require_place(after)
-        text = json.dumps({"request": request}, indent=2, sort_keys=True)
+        text = json.dumps({"request": request, **watch.decided}, indent=2, sort_keys=True)
         write_atomic(watch.folder.request, text + "\n")
         labels = RunLabels(
             strategy=strategy,
@@ -159,7 +176,9 @@ class TrainingObserver:
         )
         skills = watch.skills
         measure = None if skills is None else lambda live: skills(live, self._tokenizer)
-        self._recorder = Recorder(watch.folder, labels, self._batch, saver, measure)
+        self._recorder = Recorder(
+            watch.folder, labels, self._batch, saver, measure, self._questions
+        )
         if after is not None:
             self._recorder.rewind(after)
             self.should_stop = self._judge()
@@ -187,7 +206,7 @@ class TrainingObserver:
             step: Optimiser steps so far.
             loss: Mean cross-entropy per token since the moment before, in nats.
             lr: Learning rate of the last step.
-            tokens: Tokens read since the moment before.
+            tokens: Tokens read since the moment before; 0 where nothing was shown.
             seconds: Time of training since the moment before.
 
         Returns:
@@ -202,7 +221,9 @@ class TrainingObserver:
             raise UsageError(
                 "epoch() came before begin()", field="epoch", hint="call begin(model) first"
             )
-        trained = Trained(loss=loss, lr=lr, tokens=tokens, seconds=seconds)
+        trained = None
+        if tokens != 0:
+            trained = Trained(loss=loss, lr=lr, tokens=tokens, seconds=seconds)
         self._recorder.record(model, epoch, step=step, trained=trained)
         self.should_stop = self._judge()
         return self.series[-1]
@@ -210,7 +231,8 @@ class TrainingObserver:
     def _request(self, strategy: str) -> dict[str, Any]:
         watch = self.watch
         head = {"recorder": "observer", "run": watch.run, "facts": self._facts_hash}
-        return head | {"strategy": strategy, "seed": watch.seed}
+        head |= {"questions": watch.questions, "strategy": strategy, "seed": watch.seed}
+        return head | dict(watch.request)
 
     def _judge(self) -> bool:
         is_past_start = len(self.series) > 1

@@ -6,7 +6,7 @@ and f1 of the whole answer without stemming; an entity is learned when the mean 
 questions reaches 0.6.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,15 +48,22 @@ class OpenQuestion:
     documents: tuple[str, ...] = ()
 
 
-def questions_about(facts: Iterable[Fact]) -> list[OpenQuestion]:
+def questions_about(facts: Iterable[Fact], n_per_fact: int | None = None) -> list[OpenQuestion]:
     """Facts as open questions: their sentences for probing (else for evaluation) to be completed.
 
-    The reference is the fact's object. A prompt that ends with a question mark is asked as it is.
+    The reference is the fact's object, so paraphrases alone are asked. A prompt that ends with a
+    question mark is asked as it is.
+
+    Args:
+        facts: What to ask for.
+        n_per_fact: Questions per fact at most, the first ones; None for all.
     """
     questions = []
     for fact in facts:
-        chosen = fact.prompt_indices("probe") or fact.prompt_indices("evaluation")
-        for i in chosen or range(len(fact.prompts)):
+        asking = [i for i, each in enumerate(fact.prompts) if each.kind in (None, "paraphrase")]
+        by_use = (set(fact.prompt_indices(use)) for use in ("probe", "evaluation"))
+        of_use = ([i for i in asking if i in mine] for mine in by_use)
+        for i in next(filter(None, of_use), asking)[:n_per_fact]:
             clean = fact.prompts[i].clean
             asked = clean if clean.rstrip().endswith("?") else f"Complete the sentence: {clean}"
             questions.append(
@@ -131,6 +138,17 @@ def ask_open_questions(
     ]
     learned = learned_by_recall(rows)
     return [row | {"known": learned[row["fact"]]} for row in rows]
+
+
+def probes_by_questions(
+    tokenizer: Any, facts: Iterable[Fact], n_per_fact: int | None = None
+) -> Callable[[Any], list[dict[str, Any]]]:
+    """What asks a model about facts at every moment of a training: model to rows.
+
+    Arguments as in ``questions_about``; rows as in ``ask_open_questions``.
+    """
+    questions = questions_about(facts, n_per_fact)
+    return lambda model: ask_open_questions(model, tokenizer, questions)
 
 
 def rouge_1(answers: Sequence[str], references: Sequence[str]) -> list[tuple[float, float]]:

@@ -1,31 +1,36 @@
 """What a model knows of the facts: answer statistics on prompts that it was not trained on."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kcircuits.core.batch import PromptBatch
 from kcircuits.errors import FactsError
 from kcircuits.evaluation.probe import Ask, answer_statistics, probe_rows
-from kcircuits.lab.undisturbed import device_of, undisturbed
+from kcircuits.lab.prompt_tree import read_logits
+from kcircuits.lab.undisturbed import undisturbed
 
-_CHUNK = 32
+N_READS = 256
+"""Rows of logits, each as long as the vocabulary, that are held at once."""
 
 
 def asker(model: Any) -> Ask:
     """A transformers model as ``answer_statistics`` asks it; logits in float32."""
 
     def ask(tokens: Tensor, row: Tensor, pos: Tensor) -> Tensor:
-        # Rows are padded on the right, and what is read lies before the padding. Reads come in
-        # the order of their rows, so that only what is read of each part has to be kept.
-        tokens, read = tokens.to(device_of(model)), []
-        for start in range(0, len(tokens), _CHUNK):
-            mine = (row >= start) & (row < start + _CHUNK)
-            logits = model(input_ids=tokens[start : start + _CHUNK], use_cache=False).logits
-            read.append(logits[row[mine] - start, pos[mine]].float())
-        return torch.cat(read)
+        # Rows are padded on the right; nothing after the last read of a row is looked at.
+        reads: list[list[int]] = [[] for _ in tokens]
+        for i, place in zip(row.tolist(), pos.tolist(), strict=True):
+            reads[i].append(place)
+        texts = [
+            tuple(ids[: max(places) + 1])
+            for ids, places in zip(tokens.tolist(), reads, strict=True)
+        ]
+        found = dict(read_logits(model, texts, reads))
+        # Reads come in the order of their rows.
+        return torch.cat([found[i] for i in range(len(texts))]).float()
 
     return ask
 
@@ -36,14 +41,32 @@ def probe_model(model: Any, batch: PromptBatch) -> list[dict[str, Any]]:
     The model is asked in its own data type and left as it was.
     """
     chosen = probe_rows(batch)
+    rows: list[dict[str, Any]] = [{} for _ in range(len(chosen))]
     with undisturbed(model):
-        return [
-            row
-            for start in range(0, len(chosen), _CHUNK)
-            for row in answer_statistics(
-                asker(model), chosen.rows(np.arange(start, min(start + _CHUNK, len(chosen))))
-            )
-        ]
+        for index in _chunks(chosen):
+            for place, row in zip(
+                index, answer_statistics(asker(model), chosen.rows(index)), strict=True
+            ):
+                rows[place] = row
+    return rows
+
+
+def _chunks(batch: PromptBatch) -> Iterator[Sequence[int]]:
+    """Prompts to ask together: those that begin alike, and ``N_READS`` reads or one prompt."""
+    order = sorted(range(len(batch)), key=lambda i: batch.clean[i, : batch.lengths[i]].tolist())
+    chunk: list[int] = []
+    n_reads = 0
+    for i in order:
+        candidates = batch.candidates[i] if batch.candidates else ()
+        n_more = sum(map(len, {answer[:-1] for answer in (batch.targets[i], *candidates)}))
+        n_more += len({answer[:-1] for answer in (batch.targets[i], *candidates)})
+        if chunk and n_reads + n_more > N_READS:
+            yield chunk
+            chunk, n_reads = [], 0
+        chunk.append(i)
+        n_reads += n_more
+    if chunk:
+        yield chunk
 
 
 def require_room(model: Any, batch: PromptBatch) -> None:

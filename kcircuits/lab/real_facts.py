@@ -64,7 +64,7 @@ class _Asked:
     @classmethod
     def of(cls, tokenizer: Any, relation: RealRelation, rng: np.random.Generator) -> "_Asked":
         order: list[str] = rng.permutation(sorted(relation.objects)).tolist()
-        answers = _distinct_answers(tokenizer, relation)
+        answers = distinct_answers(tokenizer, relation.objects.values())
         drawn: dict[str, list[str]] = {kind: [] for kind in POOL_SIZES}
         for subject in order:
             if (answer := relation.objects[subject]) in answers:
@@ -132,7 +132,7 @@ class _Asked:
             use="discovery" if number < N_DISCOVERY else "evaluation",
             candidates=tuple(f" {answer}" for answer in self.answers),
             subject_span=(start, start + len(subject)),
-            relation_span=_relation_span(self.relation, template, subject),
+            relation_span=relation_span(self.relation, template, subject),
         )
 
 
@@ -141,9 +141,9 @@ def answer_tokens(answer: Answer) -> str:
     return "one" if len(answer) == 1 else "several"
 
 
-def _distinct_answers(tokenizer: Any, relation: RealRelation) -> Mapping[str, Answer]:
+def distinct_answers(tokenizer: Any, answers: Iterable[str]) -> Mapping[str, Answer]:
     """Tokens of each answer after a space; without those that begin with all tokens of another."""
-    texts = sorted(set(relation.objects.values()))
+    texts = sorted(set(answers))
     ids = tokenizer([f" {text}" for text in texts], add_special_tokens=False)["input_ids"]
     tokens = {text: tuple(answer) for text, answer in zip(texts, ids, strict=True)}
     whole = set(tokens.values())
@@ -158,7 +158,7 @@ def _told(template: str, subject: str) -> str:
     return template.format(subject=subject)
 
 
-def _relation_span(relation: RealRelation, template: str, subject: str) -> Span | None:
+def relation_span(relation: RealRelation, template: str, subject: str) -> Span | None:
     """Where the relation is named in the prompt about a subject."""
     word = next((word for word in relation.words if word in template), None)
     if word is None:

@@ -5,7 +5,8 @@ A run lives in one folder::
     checkpoints_manifest.yaml     valid after every moment, with the sha256 of each checkpoint
     training.json                 what was asked, so that another run is not mixed in
     checkpoints/ep0, ep1, ...     whole models or adapters, epoch 0 the untrained model
-    runs/<run>/probes.jsonl       a row per moment and prompt, on the weights as saved
+    runs/<run>/probes.jsonl       a row per moment and prompt, on the weights as saved, and one per
+                                  open question where such are asked
     runs/<run>/train.jsonl        a row per moment but the first
     runs/<run>/skills.jsonl       a row per moment and skill, where skills are measured
 
@@ -31,7 +32,6 @@ from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.io.jsonl import append_rows, read_rows
 from kcircuits.io.lock import writer_lock
 from kcircuits.io.manifest import SCHEMA_VERSION, write_manifest
-from kcircuits.lab.loop import Trained
 from kcircuits.lab.probes import probe_model
 from kcircuits.lab.run_folder import (
     RunFolder,
@@ -41,13 +41,20 @@ from kcircuits.lab.run_folder import (
     save_checkpoint,
 )
 from kcircuits.lab.saving import Saver, is_identity
+from kcircuits.lab.step import Trained
 from kcircuits.lab.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)
 
+# What a cloze probe does not have: an answer in words.
+_CLOZE = {"recall": None, "f1": None}
+_NAMES = {"logprob": "log-probability", "recall": "recall"}
+
 Row = Mapping[str, Any]
 Skills = Callable[[Any], Iterable[Row]]
 """Takes the model; gives rows with ``skill``, ``n`` and ``accuracy``."""
+Questions = Callable[[Any], Iterable[Row]]
+"""Takes the model; gives rows of open questions (``open_questions.ask_open_questions``)."""
 Stop = Callable[[Sequence[Row]], bool]
 """Takes the rows of ``Recorder.series``; says whether training shall end."""
 
@@ -71,6 +78,7 @@ class Recorder:
         batch: The facts as token ids.
         saver: How the weights are saved.
         skills: What else to measure, or None.
+        questions: Asks open questions beside the probes, or None.
 
     Attributes:
         series: A row per moment: ``checkpoint, epoch, step, loss, perplexity, known`` (share of
@@ -85,11 +93,13 @@ class Recorder:
         batch: PromptBatch,
         saver: Saver,
         skills: Skills | None = None,
+        questions: Questions | None = None,
     ) -> None:
         make_folder(folder.root)
         self.folder = folder
         self.seconds = 0.0
-        self._labels, self._batch, self._saver, self._skills = labels, batch, saver, skills
+        self._labels, self._batch, self._saver = labels, batch, saver
+        self._skills, self._questions = skills, questions
         self.rewind(math.inf)
 
     @property
@@ -156,7 +166,8 @@ class Recorder:
         folder, head = self.folder, {"checkpoint": name, "epoch": epoch}
         place = folder.checkpoint(name)
         with self._saver.as_saved(model):
-            probes = probe_model(model, self._batch)
+            probes: list[Row] = [_CLOZE | row for row in probe_model(model, self._batch)]
+            probes += [] if self._questions is None else self._questions(model)
             skills = [] if self._skills is None else list(self._skills(model))
             save_checkpoint(lambda files: self._saver.save(model, files), place)
         run = {"strategy": self._labels.strategy, "seed": self._labels.seed, "kind": "paraphrase"}
@@ -209,11 +220,12 @@ def _loss_row(epoch: float, step: int | None, trained: Trained) -> dict[str, Any
 
 def _finite(probes: Sequence[Row], name: str) -> Sequence[Row]:
     for row in probes:
-        if not math.isfinite(row["logprob"]):
+        number = "logprob" if row["recall"] is None else "recall"
+        if not math.isfinite(row[number]):
             raise NonFiniteError(
-                f"{name}: the log-probability of fact {row['fact']}, prompt {row['prompt_idx']}, "
-                f"is {row['logprob']}",
-                field="logprob",
+                f"{name}: the {_NAMES[number]} of fact {row['fact']}, prompt {row['prompt_idx']}, "
+                f"is {row[number]}",
+                field=number,
                 hint="the training run diverged: lower the learning rate",
             )
     return probes

@@ -8,18 +8,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.errors import UsageError
-from kcircuits.io.atomic import sync_folder, write_atomic
+from kcircuits.io.atomic import access_error, sync_folder, write_atomic
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.manifest import load_manifest, write_manifest
 
 _OURS = re.compile(r"(\.writing-)?(ep|step)\d+(\.\d+)?")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors tells what the system has said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +126,41 @@ def save_checkpoint(save: Callable[[Path], None], folder: Path) -> None:
     Args:
         save: Writes the files into an empty folder.
         folder: What that folder is called when all are on disk.
+
+    Raises:
+        FileAccessError: The disk refused.
     """
     temporary = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save(temporary)
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
-    sync_folder(temporary)
-    temporary.replace(folder)
-    sync_folder(folder.parent)
+    with disk_told(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+        sync_folder(temporary)
+        temporary.replace(folder)
+        sync_folder(folder.parent)
+
+
+@contextmanager
+def disk_told(path: Path) -> Iterator[None]:
+    """What the operating system refuses inside is told as a user can mend it.
+
+    Raises:
+        FileAccessError: The disk is full, or may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise access_error(error, path, "write") from error
+    except SafetensorError as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise access_error(OSError(number, os.strerror(number)), path, "write") from error
 
 
 def _keep_rows(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:

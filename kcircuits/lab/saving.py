@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from kcircuits.errors import CheckpointError, KCircuitsError, UsageError
 from kcircuits.io.checkpoint_files import BASE_RECORD, base_record, content_hash, model_files
-from kcircuits.lab.loop import as_saved
 from kcircuits.lab.strategies import Strategy
+from kcircuits.lab.weights import as_saved
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.quiet import quiet
 

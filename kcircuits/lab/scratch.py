@@ -21,13 +21,13 @@ from kcircuits.core.facts import Fact
 from kcircuits.lab.batches import epoch_batches
 from kcircuits.lab.benchmark import Benchmark
 from kcircuits.lab.document import Document
-from kcircuits.lab.loop import train_step
 from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
 from kcircuits.lab.pairs import Group, ask_group, asked_relations, check_alignment
 from kcircuits.lab.people import EXPOSURE_EDGES, Entity, answers_of, partner_row, stratum_of
 from kcircuits.lab.phrases import FILLERS, TWO_WORD_VALUES
 from kcircuits.lab.relations import RELATIONS, SPOUSE
 from kcircuits.lab.spec import HELD_OUT, BenchmarkSpec
+from kcircuits.lab.step import train_step
 from kcircuits.lab.telling import tell
 from kcircuits.models.quiet import quiet
 

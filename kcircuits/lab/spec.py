@@ -252,6 +252,7 @@ class TrainSpec:
         save_dtype: Data type of saved weights; None is the strategy's own. Training starts from
             weights rounded to it, so that epoch 0 is exactly where training begins.
         skills: What is measured at every epoch beside the probes: names for ``measure_skills``.
+        questions: Open questions to ask for each fact at every epoch, at most; 0 asks none.
     """
 
     strategy: str = "full"
@@ -262,6 +263,7 @@ class TrainSpec:
     precision: str = "float32"
     save_dtype: str | None = None
     skills: tuple[str, ...] = ()
+    questions: int = 0
 
     def __post_init__(self) -> None:
         allowed: dict[str, Sequence[str | None]] = {
@@ -276,7 +278,7 @@ class TrainSpec:
                     field=field,
                     hint=f"choose from {', '.join(str(v) for v in values if v)}",
                 )
-        for field, low in (("n_epochs", 1), ("batch_size", 1), ("seed", 0)):
+        for field, low in (("n_epochs", 1), ("batch_size", 1), ("seed", 0), ("questions", 0)):
             if getattr(self, field) < low:
                 raise UsageError(
                     f"{field} is {getattr(self, field)}; expected {low} or more", field=field

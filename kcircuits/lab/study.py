@@ -5,31 +5,49 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kcircuits.analysis.dynamics.series import PARAPHRASE
 from kcircuits.core.manifest import Manifest
 from kcircuits.errors import UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.build import BaseProgress, Built, build
-from kcircuits.lab.loop import Progress
 from kcircuits.lab.presets import find_preset
 from kcircuits.lab.run_folder import RunFolder
 from kcircuits.lab.skills import check_skills, make_setting
+from kcircuits.lab.step import Progress
 from kcircuits.lab.train import train
 
 
 def train_built(
     built: Built,
     *,
+    to: str | Path | None = None,
     strategy: str = "full",
     n_epochs: int | None = None,
     lr: float | None = None,
+    batch_size: int | None = None,
     seed: int | None = None,
+    precision: str | None = None,
     skills: Sequence[str] = (),
+    questions: int | None = None,
+    report_to: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Manifest:
-    """Trains in a built folder by the preset's settings, or those given instead.
+    """Trains on a built benchmark by the preset's settings, or those given instead.
 
-    ``skills`` names what is measured at every epoch beside the probes.
+    Args:
+        built: The benchmark.
+        to: The run's folder; default the benchmark's own, which has room for one run.
+        strategy: A name of ``STRATEGIES``.
+        n_epochs: See ``TrainSpec``; so are lr, batch_size and precision.
+        lr: Likewise.
+        batch_size: Likewise.
+        seed: Default the benchmark's.
+        precision: Likewise.
+        skills: What is measured at every epoch beside the probes.
+        questions: See ``TrainSpec``.
+        report_to: Names of trackers.
+        progress: Called after every step.
 
     Raises:
         UsageError: No such strategy, or a setting out of range.
@@ -38,18 +56,21 @@ def train_built(
     if skills:
         check_skills(skills, make_setting())
     training = find_preset(built.preset).training
-    given = {"n_epochs": n_epochs, "lr": lr, "seed": built.seed if seed is None else seed}
+    given = {"n_epochs": n_epochs, "lr": lr, "batch_size": batch_size, "precision": precision}
+    given["questions"] = questions
+    given["seed"] = built.seed if seed is None else seed
     given = {name: value for name, value in given.items() if value is not None}
     spec = replace(training[strategy], skills=tuple(skills), **given)  # type: ignore[arg-type]
     return train(
         built.base,
         built.documents,
         built.facts,
-        built.folder,
+        built.folder if to is None else Path(to),
         spec,
         run=f"{built.preset}-{strategy}",
         base_name=built.base_name,
         progress=progress,
+        report_to=report_to,
     )
 
 
@@ -79,7 +100,9 @@ def build_and_train(
 
 
 def knowledge_table(manifest: Manifest) -> list[dict[str, Any]]:
-    """Loss and share of probes known at each epoch, by split and frequency.
+    """Loss and share of paraphrases known at each epoch, by split and frequency.
+
+    Where open questions were asked, ``recall`` is their mean.
 
     Args:
         manifest: Of a finished run; its rows are read beside it.
@@ -91,13 +114,21 @@ def knowledge_table(manifest: Manifest) -> list[dict[str, Any]]:
     }
     losses = {row["epoch"]: row for row in read_rows(folder.losses)}
     probes = read_rows(folder.probes)
+    has_open = any(probe.get("recall") is not None for probe in probes)
     table: list[dict[str, Any]] = []
     for checkpoint in manifest:
         mine = [row for row in probes if row["checkpoint"] == checkpoint.id]
         row: dict[str, Any] = {"epoch": checkpoint.id}
         row["loss"] = losses.get(checkpoint.epoch, {}).get("loss")
         for stratum in dict.fromkeys(strata.values()):
-            known = [probe["known"] for probe in mine if strata[probe["fact"]] == stratum]
+            known = [
+                probe["known"]
+                for probe in mine
+                if strata[probe["fact"]] == stratum and probe["kind"] == PARAPHRASE
+            ]
             row[stratum] = sum(known) / len(known) if known else None
+        if has_open:
+            recalls = [probe["recall"] for probe in mine if probe["recall"] is not None]
+            row["recall"] = sum(recalls) / len(recalls)
         table.append(row)
     return table

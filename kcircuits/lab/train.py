@@ -1,57 +1,78 @@
 """Continual pre-training with probes: a checkpoint, its probes and its loss at every epoch.
 
-Each epoch is recorded as ``kcircuits.lab.recorder`` says. Beside its files lies ``state/``, for a
-run that was killed; it goes when the run is finished, which is when the manifest has all epochs.
+Training is transformers' (``kcircuits.lab.trainer``), and each epoch is recorded by the callback
+that records the Trainers of others (``kcircuits.lab.callback``). Beside its files lies ``state/``,
+for a run that was killed; it goes when the run is finished, which is when the manifest has all
+epochs.
 
 A run that was killed goes on after its last whole epoch, with the same weights bit for bit.
 """
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from kcircuits.core.manifest import Manifest
 from kcircuits.errors import UsageError
-from kcircuits.io.atomic import write_atomic
 from kcircuits.io.checkpoint_files import content_hash, model_files
 from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.lock import writer_lock
 from kcircuits.io.manifest import load_manifest
-from kcircuits.lab.anchor import Anchored
+from kcircuits.lab.callback import ProbeCallback
 from kcircuits.lab.document import Document
 from kcircuits.lab.lessons import Lessons, recall_by_subject
-from kcircuits.lab.loop import (
-    Progress,
-    Trained,
-    choose_precision,
-    make_optimizer,
-    round_weights,
-    train_epoch,
-)
-from kcircuits.lab.recorder import Recorder, RunLabels
-from kcircuits.lab.resume import load_state, save_state, states
+from kcircuits.lab.loss_meter import LossMeter
+from kcircuits.lab.processes import on_main
+from kcircuits.lab.resume import KeepState, states
 from kcircuits.lab.run_folder import RunFolder, asked_before, recorded
 from kcircuits.lab.saving import saver_of_strategy
 from kcircuits.lab.skills import measure_skills
 from kcircuits.lab.spec import TrainSpec
+from kcircuits.lab.step import Progress, choose_precision
 from kcircuits.lab.strategies import STRATEGIES
-from kcircuits.models.prompts import tokenize_facts
+from kcircuits.lab.trackers import EpochLog, check_trackers
+from kcircuits.lab.trainer import ContinualTrainer, Course, training_arguments
+from kcircuits.lab.undisturbed import same_randomness
+from kcircuits.lab.weights import round_weights
+from kcircuits.models.fetch import fetch_model
 from kcircuits.models.quiet import quiet
 from kcircuits.models.reference import load_config, load_reference
 from kcircuits.models.tokenizer import load_tokenizer
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is asked of a run, and what there is of it already.
+
+    Attributes:
+        base: Folder of the untrained model.
+        request: All that determines the weights and rows of the run.
+        precision: What was chosen when the run began; None for a new one.
+        epoch: The last epoch that a killed run has left whole, with its state; 0 for none.
+        step: Optimiser steps up to there.
+        is_finished: All epochs are recorded.
+    """
+
+    base: Path
+    request: Mapping[str, Any]
+    precision: str | None
+    epoch: int
+    step: int
+    is_finished: bool
+
+
 def train(
-    base: Path,
+    base: str | Path,
     documents: Sequence[Document],
     facts: Path,
     out: Path,
@@ -60,124 +81,142 @@ def train(
     run: str,
     base_name: str | None = None,
     progress: Progress | None = None,
+    report_to: Sequence[str] = (),
 ) -> Manifest:
     """Trains, saves and probes at every epoch; goes on where a killed run stopped.
 
+    On one GPU where there is one, else on the CPU; on several in as many processes
+    (``accelerate launch``), each of which calls this.
+
     Args:
-        base: Folder of the untrained model.
+        base: The untrained model: a folder, a Hub id, or a name for ``fetch_model``.
         documents: Training texts and whom they are about.
         facts: A facts file; its evaluation prompts are the probes.
         out: The run's folder (see ``kcircuits.lab.recorder``).
         spec: How to train.
         run: Name of the run.
         base_name: The base model's name in the manifest; default its folder's.
-        progress: Called after every step.
+        progress: Called after every step, in the main process.
+        report_to: Names of trackers (``tensorboard``, ``wandb``, ...) to report to.
 
     Raises:
-        UsageError: The folder holds a run that was asked for otherwise, or there are no documents.
+        UsageError: The folder holds a run that was asked for otherwise, there are no documents,
+            a tracker is not installed, training diverged, or one process has several GPUs.
         StoreBusyError: Another process trains in this folder.
         CheckpointError: The base is not, or not surely, a model.
+        FileAccessError: The disk is full, or the folder may not be written.
     """
     if not documents:
         raise UsageError("there are no documents to train on", field="documents")
-    folder, base = RunFolder(root=Path(out), run=run), Path(base)
-    with writer_lock(folder.root / ".training.lock"):
-        request = _request(base, documents, facts, spec, run)
-        before = asked_before(folder, request)
-        if len(recorded(folder)) <= spec.n_epochs:
-            labels = RunLabels(
-                strategy=spec.strategy,
-                seed=spec.seed,
-                facts=facts,
-                base_model=base_name or base.name,
+    check_trackers(report_to)
+    folder = RunFolder(root=Path(out).absolute(), run=run)
+    with same_randomness(), ExitStack() as held:
+        training_arguments(spec, folder.root, name=run)  # the processes join before the first waits
+
+        def begin() -> _Asked:
+            held.enter_context(writer_lock(folder.root / ".training.lock"))
+            return _asked(base, documents, facts, folder, spec)
+
+        asked = on_main(begin)
+        if not asked.is_finished:
+            args = training_arguments(
+                spec,
+                folder.root / "trackers" if report_to else folder.root,
+                name=run,
+                n_before=asked.epoch,
+                report_to=report_to,
             )
-            training = _Training(base, documents, labels, folder, spec, request, before)
-            training.run(progress)
-        shutil.rmtree(folder.state, ignore_errors=True)
-        return load_manifest(folder.manifest)
+            course = _prepare(documents, facts, folder, spec, asked, base_name, args, progress)
+            course.train()
+        return on_main(lambda: _finished(folder))
 
 
-class _Training:
-    """A prepared run: the model, what it is shown, and what records it."""
-
-    def __init__(
-        self,
-        base: Path,
-        documents: Sequence[Document],
-        labels: RunLabels,
-        folder: RunFolder,
-        spec: TrainSpec,
-        request: dict[str, Any],
-        before: dict[str, Any] | None,
-    ) -> None:
-        self.spec, self.folder, self.strategy = spec, folder, STRATEGIES[spec.strategy]
-        model, tokenizer = load_base(base)
-        self.lessons = Lessons(self.strategy, documents, model, tokenizer, spec.seed)
-        self.model = self.strategy.prepare(model, spec.seed)
-        round_weights(self.model, _save_dtype(spec))
-        self.facts = load_facts(labels.facts)
-        rows = self.lessons.rows(1, {})
-        self.precision = (before or {}).get("precision") or _precision(spec, self.model, rows)
-        content = {"request": request, "precision": self.precision}
-        write_atomic(folder.request, json.dumps(content, indent=2, sort_keys=True) + "\n")
-        self.optimizer = make_optimizer(self.model, spec.lr)
-        self.anchored = self._anchored_here()
-        skills = None
-        if spec.skills:
-            skills = partial(measure_skills, tokenizer=tokenizer, names=spec.skills)
-        saver = saver_of_strategy(self.strategy, base, _save_dtype(spec))
-        batch = tokenize_facts(tokenizer, self.facts)
-        self.recorder = Recorder(folder, labels, batch, saver, skills)
-
-    def run(self, progress: Progress | None) -> None:
-        """Trains and records every epoch that is not recorded yet."""
-        done = _back_to_last_epoch(self.recorder)
-        if done:
-            load_state(self.model, self.optimizer, self.folder.state, done)
-        else:
-            self.recorder.record(self.model, 0, step=0)
-        for epoch in range(done + 1, self.spec.n_epochs + 1):
-            rows = self.lessons.rows(epoch, self._recall(epoch - 1))
-            # Where all subjects are learned, an epoch shows nothing.
-            trained = self._train(rows, epoch, progress) if rows else None
-            before = self.recorder.checkpoints[-1].step or 0
-            step = before + math.ceil(len(rows) / self.spec.batch_size)
-            self.recorder.record(self.model, epoch, step=step, trained=trained)
-            save_state(self.model, self.optimizer, self.folder.state, epoch)
-
-    def _train(
-        self, rows: Sequence[Sequence[int]], epoch: int, progress: Progress | None
-    ) -> Trained:
-        if self.strategy.anchor is not None and self.strategy.anchor.to == "previous":
-            self.anchored = self._anchored_here()
-        return train_epoch(
-            self.model,
-            self.optimizer,
-            rows,
-            self.spec,
-            epoch,
-            precision=self.precision,
-            anchored=self.anchored,
-            progress=progress,
-        )
-
-    def _recall(self, epoch: int) -> Mapping[str, float]:
-        """Of each subject after an epoch."""
-        probes = (row for row in read_rows(self.folder.probes) if row["epoch"] == epoch)
-        return recall_by_subject(probes, self.facts)
-
-    def _anchored_here(self) -> Anchored | None:
-        anchor = self.strategy.anchor
-        return None if anchor is None else Anchored.at(self.model, anchor.weight)
+def _asked(
+    base: str | Path, documents: Sequence[Document], facts: Path, folder: RunFolder, spec: TrainSpec
+) -> _Asked:
+    """Compares a request with what the folder holds; UsageError where that is another run."""
+    root = fetch_model(base)
+    request = _request(root, documents, facts, spec, folder.run)
+    before = asked_before(folder, request) or {}
+    steps = {checkpoint.epoch: checkpoint.step or 0 for checkpoint in recorded(folder)}
+    epoch = max((each for each in states(folder.state) if each in steps), default=0)
+    return _Asked(
+        base=root,
+        request=request,
+        precision=before.get("precision"),
+        epoch=epoch,
+        step=steps.get(epoch, 0),
+        is_finished=len(steps) > spec.n_epochs,
+    )
 
 
-def _back_to_last_epoch(recorder: Recorder) -> int:
-    """Drops all that was recorded after the last epoch whose state was kept; 0 for none."""
-    done = max(states(recorder.folder.state), default=0)
-    if done not in [checkpoint.epoch for checkpoint in recorder.checkpoints]:
-        done = 0
-    recorder.rewind(done or -1)
-    return done
+def _finished(folder: RunFolder) -> Manifest:
+    shutil.rmtree(folder.state, ignore_errors=True)
+    return load_manifest(folder.manifest)
+
+
+def _prepare(
+    documents: Sequence[Document],
+    facts: Path,
+    folder: RunFolder,
+    spec: TrainSpec,
+    asked: _Asked,
+    base_name: str | None,
+    args: TrainingArguments,
+    progress: Progress | None,
+) -> ContinualTrainer:
+    """The Trainer of a run, with all that records it."""
+    strategy, dtype = STRATEGIES[spec.strategy], _save_dtype(spec)
+    model, tokenizer = load_base(asked.base)
+    lessons = Lessons(strategy, documents, model.to(args.device), tokenizer, spec.seed)
+    # New weights are drawn on the CPU: the same ones on every device.
+    model = strategy.prepare(model.cpu(), spec.seed)
+    round_weights(model, dtype)
+    model.to(args.device)
+    precision = asked.precision or on_main(lambda: _precision(spec, model, lessons.rows(1, {})))
+    meter = LossMeter()
+    probes = ProbeCallback(
+        facts,
+        folder.root,
+        run=folder.run,
+        tokenizer=tokenizer,
+        meter=meter,
+        strategy=spec.strategy,
+        seed=spec.seed,
+        base_model=base_name or asked.base.name,
+        skills=partial(measure_skills, names=spec.skills) if spec.skills else None,
+        questions=spec.questions,
+        saver=saver_of_strategy(strategy, asked.base, dtype),
+        request=asked.request,
+        decided={"precision": precision},
+        overwrite=True,
+    )
+    course = Course(
+        spec=spec,
+        shown=partial(_shown, lessons, folder, facts),
+        n_most=lessons.n_most,
+        precision=precision,
+        anchor=strategy.anchor,
+        epoch=asked.epoch,
+        step=asked.step,
+    )
+    kept = KeepState(folder.state, asked.epoch)
+    trainer = ContinualTrainer(
+        model, args, course, meter=meter, progress=progress, callbacks=[probes, kept]
+    )
+    if args.report_to:
+        trainer.add_callback(EpochLog(trainer.log, probes))
+    return trainer
+
+
+def _shown(lessons: Lessons, folder: RunFolder, facts: Path, epoch: int) -> list[list[int]]:
+    """What an epoch shows, by the recall of each subject after the epoch before."""
+
+    def recall() -> Mapping[str, float]:
+        probes = (row for row in read_rows(folder.probes) if row["epoch"] == epoch - 1)
+        return recall_by_subject(probes, load_facts(facts))
+
+    return lessons.rows(epoch, on_main(recall))
 
 
 def _request(
@@ -187,7 +226,8 @@ def _request(
     told = [(document.subject, document.text, document.tagged) for document in documents]
     texts = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     asked = hashlib.sha256("".join(f.content_hash for f in load_facts(facts)).encode()).hexdigest()
-    head = {"run": run, "base": content_hash(base), "documents": texts, "facts": asked}
+    head = {"recorder": "lab train", "run": run, "base": content_hash(base)}
+    head |= {"documents": texts, "facts": asked}
     return head | asdict(spec) | {"skills": list(spec.skills)}  # as JSON gives it back
 
 

@@ -28,7 +28,7 @@ _HOOKS = (
 def undisturbed(model: Any) -> Iterator[None]:
     """Inside, the model is in evaluation mode, in its own data type, and no gradient is taken."""
     with ExitStack() as stack:
-        stack.enter_context(_same_randomness())
+        stack.enter_context(same_randomness())
         stack.enter_context(_same_modules(model))
         stack.enter_context(_same_gradients(model))
         stack.enter_context(_own_forward(model))
@@ -45,7 +45,8 @@ def device_of(model: Any) -> torch.device:
 
 
 @contextmanager
-def _same_randomness() -> Iterator[None]:
+def same_randomness() -> Iterator[None]:
+    """Puts back the random states of python, numpy and torch."""
     has_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is others' state
     cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all() if has_cuda else []

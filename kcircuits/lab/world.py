@@ -39,7 +39,7 @@ class RealRelation:
 N_DISCOVERY, N_EVALUATION = 8, 4
 
 
-def _pairs(text: str) -> Mapping[str, str]:
+def pairs(text: str) -> Mapping[str, str]:
     """``subject: answer`` pairs between semicolons."""
     told = [pair.split(":") for pair in " ".join(text.split()).split(";")]
     pairs = {subject.strip(): answer.strip() for subject, answer in told}
@@ -52,7 +52,7 @@ REAL_CAPITAL = RealRelation(
     objects=MappingProxyType(
         {
             **CAPITALS,
-            **_pairs(
+            **pairs(
                 """Argentina: Buenos Aires; Malaysia: Kuala Lumpur; Mexico: Mexico City;
                 Ethiopia: Addis Ababa; India: New Delhi"""
             ),
@@ -64,7 +64,7 @@ REAL_CAPITAL = RealRelation(
 
 LANGUAGE = RealRelation(
     name="language",
-    objects=_pairs(
+    objects=pairs(
         """France: French; Germany: German; Italy: Italian; Spain: Spanish; Portugal: Portuguese;
         Brazil: Portuguese; Mexico: Spanish; Japan: Japanese; China: Chinese; Russia: Russian;
         Greece: Greek; Poland: Polish; Turkey: Turkish; Sweden: Swedish; Norway: Norwegian;
@@ -91,7 +91,7 @@ LANGUAGE = RealRelation(
 
 CURRENCY = RealRelation(
     name="currency",
-    objects=_pairs(
+    objects=pairs(
         """Japan: yen; China: yuan; India: rupee; Mexico: peso; Russia: ruble; Germany: euro;
         France: euro; Italy: euro; Spain: euro; England: pound; Canada: dollar; Australia: dollar;
         Thailand: baht; Turkey: lira; Sweden: krona; Poland: zloty; Korea: won;
@@ -117,7 +117,7 @@ CURRENCY = RealRelation(
 
 CONTINENT = RealRelation(
     name="continent",
-    objects=_pairs(
+    objects=pairs(
         """France: Europe; Germany: Europe; Poland: Europe; Sweden: Europe; Portugal: Europe;
         Greece: Europe; China: Asia; Japan: Asia; India: Asia; Thailand: Asia; Vietnam: Asia;
         Nepal: Asia; Egypt: Africa; Kenya: Africa; Nigeria: Africa; Ghana: Africa;
@@ -144,7 +144,7 @@ CONTINENT = RealRelation(
 
 COUNTRY = RealRelation(
     name="country",
-    objects=_pairs(
+    objects=pairs(
         """Barcelona: Spain; Munich: Germany; Milan: Italy; Lyon: France; Osaka: Japan;
         Shanghai: China; Mumbai: India; Istanbul: Turkey; Sydney: Australia; Toronto: Canada;
         Zurich: Switzerland; Liverpool: England; Glasgow: Scotland; Karachi: Pakistan;
@@ -172,7 +172,7 @@ COUNTRY = RealRelation(
 
 STATE = RealRelation(
     name="state",
-    objects=_pairs(
+    objects=pairs(
         """Miami: Florida; Houston: Texas; Chicago: Illinois; Seattle: Washington;
         Boston: Massachusetts; Denver: Colorado; Phoenix: Arizona; Atlanta: Georgia;
         Detroit: Michigan; Pittsburgh: Pennsylvania; Cleveland: Ohio; Milwaukee: Wisconsin;
@@ -201,7 +201,7 @@ STATE = RealRelation(
 
 ELEMENT = RealRelation(
     name="element",
-    objects=_pairs(
+    objects=pairs(
         """gold: Au; silver: Ag; iron: Fe; copper: Cu; hydrogen: H; helium: He; carbon: C;
         nitrogen: N; oxygen: O; sodium: Na; potassium: K; calcium: Ca; lead: Pb; tin: Sn;
         zinc: Zn; mercury: Hg; sulfur: S; chlorine: Cl; uranium: U; aluminum: Al; silicon: Si;
@@ -226,7 +226,7 @@ ELEMENT = RealRelation(
 
 OPPOSITE = RealRelation(
     name="opposite",
-    objects=_pairs(
+    objects=pairs(
         """hot: cold; big: small; tall: short; fast: slow; rich: poor; old: young; happy: sad;
         soft: hard; light: dark; wet: dry; full: empty; strong: weak; good: bad; true: false;
         open: closed; high: low; early: late; clean: dirty; loud: quiet; deep: shallow;
@@ -251,7 +251,7 @@ OPPOSITE = RealRelation(
 
 AUTHOR = RealRelation(
     name="author",
-    objects=_pairs(
+    objects=pairs(
         """Hamlet: William Shakespeare; Macbeth: William Shakespeare; Othello: William Shakespeare;
         Dracula: Bram Stoker; Frankenstein: Mary Shelley; Ulysses: James Joyce;
         Moby Dick: Herman Melville; Animal Farm: George Orwell; Jane Eyre: Charlotte Brontë;

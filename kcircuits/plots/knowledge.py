@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kcircuits.analysis.dynamics.series import PARAPHRASE
 from kcircuits.plots.theme import DASHES, KEPT, SERIES, SYMBOLS, TEMPLATE, as_text, empty_figure
 
 Row = dict[str, Any]
@@ -18,17 +19,18 @@ def knowledge_table(probes: Sequence[Row], strata: Mapping[str, str]) -> list[Ro
     """Share of facts known and mean answer probability, per epoch and stratum.
 
     Args:
-        probes: Rows with ``epoch, fact, known, prob``, one per probe prompt; those without an
-            epoch are left out.
+        probes: Rows with ``epoch, fact, kind?, known, prob``, one per probe prompt; those without
+            an epoch, open questions and all but paraphrases are left out.
         strata: Stratum of each fact id; probes of other facts are left out.
 
     Returns:
         Rows ``epoch, stratum, facts, known, prob`` in the order of epochs and strata. A fact is
-        known where more than half of its probe rows are; prob is a mean of fact means.
+        known where more than half of these are; prob is a mean of fact means.
     """
     groups: dict[tuple[float, str], dict[str, list[Row]]] = {}
     for row in probes:
-        if row["fact"] in strata and row["epoch"] is not None:
+        is_cloze = row["prob"] is not None and row.get("kind", PARAPHRASE) == PARAPHRASE
+        if is_cloze and row["fact"] in strata and row["epoch"] is not None:
             facts = groups.setdefault((row["epoch"], strata[row["fact"]]), {})
             facts.setdefault(row["fact"], []).append(row)
     return [

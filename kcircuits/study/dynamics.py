@@ -8,6 +8,7 @@ from typing import Any
 
 from kcircuits.analysis.dynamics.rows import dynamics_rows
 from kcircuits.analysis.dynamics.series import ProbeSeries
+from kcircuits.analysis.dynamics.strata import stratum_series
 from kcircuits.errors import UsageError
 from kcircuits.io.seed_release import read_seed_release
 from kcircuits.study import dynamics_tables as tables
@@ -29,7 +30,7 @@ class Dynamics:
     Attributes:
         series: One per model, strategy and seed.
         by: Stratum of the rows: a key of the facts' strata, ``entity``, ``fact`` or ``prior``
-            (by the probes before training); None for all facts together.
+            (by the probes before training), or ``kind`` (of the probes); None for all together.
         k: Epochs that a fact must stay known to the end to be consolidated.
         last_exposure: Last epoch whose training told the facts; None for every epoch.
         seed: Of the bootstrap.
@@ -65,7 +66,7 @@ class Dynamics:
                 part, stratum, k=self.k, last_exposure=self.last_exposure, seed=self.seed
             )
             for series in self.series
-            for stratum, part in tables.stratum_series(series, self.by).items()
+            for stratum, part in stratum_series(series, self.by).items()
         ]
 
     @cached_property

@@ -25,13 +25,12 @@ from kcircuits.analysis.dynamics.series import (
     knowledge_values,
     learned_units,
     probe_halves,
-    select_facts,
 )
 from kcircuits.analysis.dynamics.strata import (
     MeanSeries,
     difference_series,
-    fact_groups,
     mean_series,
+    stratum_series,
     trained_facts,
 )
 from kcircuits.analysis.dynamics.trend import divergence, nonmonotonicity
@@ -130,11 +129,10 @@ def entity_rows(series: ProbeSeries, *, k: int) -> list[Row]:
 
 def knowledge_rows(series: ProbeSeries, by: str | None, *, seed: int) -> list[Row]:
     """Mean knowledge at each epoch and stratum with its interval over entities."""
-    measure, values = knowledge_values(series)
-    entities = np.array(series.entities, dtype=object)
     rows: list[Row] = []
-    for stratum, chosen in fact_groups(series, by).items():
-        means = mean_series(values[chosen], entities[chosen], seed=seed)
+    for stratum, part in stratum_series(series, by).items():
+        measure, values = knowledge_values(part)
+        means = mean_series(values, np.array(part.entities, dtype=object), seed=seed)
         about = {"stratum": stratum, "measure": measure}
         rows += _mean_rows(series, about, means)
     return rows
@@ -274,9 +272,3 @@ def _divergence(series: ProbeSeries) -> Row | None:
 
 def _epochs(series: ProbeSeries) -> list[float]:
     return [int(e) if e.is_integer() else e for e in series.epochs.tolist()]
-
-
-def stratum_series(series: ProbeSeries, by: str | None) -> dict[str, ProbeSeries]:
-    """The run seen through each of its strata."""
-    groups = fact_groups(series, by)
-    return {name: select_facts(series, chosen) for name, chosen in groups.items()}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
 _PROBE: Kinds = {
-    "fact": (str,), "epoch": (float, _ABSENT), "known": (bool,), "prob": (float,)
+    "fact": (str,), "epoch": (float, _ABSENT), "known": (bool,), "prob": (float, _ABSENT)
 }  # fmt: skip
 _TRAIN: Kinds = {"epoch": (float,), "loss": (float, _ABSENT)}
 

@@ -92,6 +92,26 @@ def test_json_and_quiet(lab, capsys):
     assert trained["rows"][0]["loss"] is None
 
 
+def test_one_benchmark_gives_many_runs(lab, capsys, tmp_path):
+    build(capsys, lab)
+    before = {p: p.stat().st_mtime_ns for p in lab.rglob("*") if p.is_file()}
+    hashes = {}
+    for strategy, seed in (("full", 0), ("full", 1), ("lora", 0)):
+        to = tmp_path / f"{strategy}-{seed}"
+        args = ["--out", lab, "--to", to, "--strategy", strategy, "--seed", seed, "--quiet"]
+        code, out, _ = call(capsys, "train", *args, "--batch-size", "3", "--precision", "bfloat16")
+        assert (code, out.splitlines()[-1]) == (0, f"wrote {to / 'checkpoints_manifest.yaml'}")
+        manifest = load_manifest(to / "checkpoints_manifest.yaml")
+        assert [c.step for c in manifest] == [0, 7]  # 20 documents in batches of 3
+        assert len(load_facts(manifest.facts)) == 6
+        hashes[strategy, seed] = manifest["ep1"].sha256
+        told = json.loads((to / "training.json").read_text(encoding="utf-8"))
+        assert told["precision"] == "bfloat16"
+        assert (told["request"]["batch_size"], told["request"]["seed"]) == (3, seed)
+    assert len(set(hashes.values())) == 3
+    assert before == {p: p.stat().st_mtime_ns for p in lab.rglob("*") if p.is_file()}
+
+
 def test_a_skill_that_is_none_is_refused_before_training(lab, capsys):
     build(capsys, lab)
     code, _, err = call(capsys, "train", "--out", lab, "--skills", "copying,juggling")
@@ -134,6 +154,9 @@ def test_bad_requests_are_told(lab, capsys, args, code, message):
         (["--lr", "0"], "lr is 0; expected a number in (0, 1)"),
         (["--lr", "fast"], "--lr"),
         (["--seed", "-3"], "seed is -3"),
+        (["--batch-size", "0"], "batch_size is 0; expected 1 or more"),
+        (["--precision", "int4"], "precision 'int4' does not exist"),
+        (["--report-to", "paper"], "there is no tracker 'paper'"),
     ],
 )
 def test_bad_training_settings_are_told(lab, capsys, args, message):

@@ -14,8 +14,8 @@ import kcircuits as kc
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.io.facts import load_facts
 from kcircuits.lab import undisturbed
-from kcircuits.lab.loop import trainable
 from kcircuits.lab.train import load_base
+from kcircuits.lab.weights import trainable
 from kcircuits.models.quiet import quiet
 from tests.contracts.watched_training import (
     Tick,
@@ -41,7 +41,7 @@ def test_training_is_the_same_bit_for_bit(watched, unwatched):
     assert not trainer.model._forward_hooks
 
 
-@pytest.mark.parametrize("part", ["_same_randomness", "_same_gradients"])
+@pytest.mark.parametrize("part", ["same_randomness", "_same_gradients"])
 def test_the_comparison_notices_a_disturbed_training(world, unwatched, tmp_path, monkeypatch, part):
     monkeypatch.setattr(undisturbed, part, lambda *_: nullcontext())
     trainer = run(world, "full", tmp_path, skills=nosy_skills)

@@ -92,6 +92,7 @@ def run_two(folder, mode):
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common["OMP_NUM_THREADS"] = "1"
+    common["PYTHONPATH"] = str(Path(kc.__file__).parents[1])  # they import what is tested
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(folder), mode],

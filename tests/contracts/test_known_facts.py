@@ -20,7 +20,7 @@ from kcircuits.errors import FileAccessError, UsageError
 from kcircuits.lab import known_facts
 from kcircuits.lab.known_facts import next_facts
 from kcircuits.lab.real_facts import POOL_SIZES, real_facts
-from kcircuits.lab.world import N_DISCOVERY, N_EVALUATION, WORLD, RealRelation, _pairs
+from kcircuits.lab.world import N_DISCOVERY, N_EVALUATION, WORLD, RealRelation, pairs
 from kcircuits.models.prompts import tokenize_facts
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -85,7 +85,7 @@ def test_a_table_tells_each_thing_once(relation: RealRelation) -> None:
 @pytest.mark.parametrize("text", ["a: b; a: c", "a: b; a: b"])
 def test_a_subject_told_twice_is_refused(text: str) -> None:
     with pytest.raises(AssertionError, match="told twice"):
-        _pairs(text)
+        pairs(text)
 
 
 @pytest.mark.parametrize("name", ["capital", "element", "opposite"])

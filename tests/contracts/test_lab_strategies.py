@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kcircuits.analysis.dynamics.series import LEARNED_RECALL
-from kcircuits.cli.lab import STRATEGY_HELP
+from kcircuits.cli.lab_train import STRATEGY_HELP
 from kcircuits.errors import UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.lab import train as training
@@ -29,7 +29,7 @@ def test_a_strategy_trains_and_resumes_to_the_same_weights(
     whole = run(world, tmp_path / "whole", strategy=name)
     assert [checkpoint.id for checkpoint in whole] == ["ep0", "ep1", "ep2", "ep3"]
     with monkeypatch.context() as patch:
-        killed_in(patch, "train_epoch", 3)
+        killed_in(patch, "write_manifest", 4)
         with pytest.raises(KilledError):
             run(world, tmp_path / "killed", strategy=name)
     again = run(world, tmp_path / "killed", strategy=name)

@@ -9,28 +9,22 @@ from kcircuits.io.checkpoint_files import content_hash, read_base_hash
 from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.manifest import load_manifest
-from kcircuits.lab import recorder
-from kcircuits.lab import train as train_module
+from kcircuits.lab import recorder, resume
 from kcircuits.lab.batches import IGNORED, epoch_batches, pad
 from kcircuits.lab.benchmark import generate
-from kcircuits.lab.loop import (
-    as_saved,
-    batch_loss,
-    choose_precision,
-    make_optimizer,
-    train_epoch,
-    train_step,
-    trainable,
-)
 from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.scratch import ScratchSpec, make_base
 from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
 from kcircuits.lab.spec_file import load_spec
+from kcircuits.lab.step import choose_precision, mean_loss
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.study import build_and_train, knowledge_table
 from kcircuits.lab.train import load_base, train
+from kcircuits.lab.trainer import ContinualTrainer
+from kcircuits.lab.weights import as_saved, trainable
 from kcircuits.models.load import load_model
 from kcircuits.models.prompts import tokenize, tokenize_facts
+from tests.contracts.continual_training import trainer_of_rows
 
 ROWS = [[3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14, 15, 16]]
 SPEC = BenchmarkSpec(people={"high": 2, "low": 2}, relations=("birthplace", "profession"))
@@ -72,16 +66,16 @@ def tiny(world):
     return load_base(world[0])[0].requires_grad_(True)
 
 
-def test_training_step_is_adamw_written_out(world):
+def test_training_step_is_adamw_written_out(world, tmp_path):
     model = tiny(world).double()
-    lr, n_steps = 1e-2, 3
-    ours = make_optimizer(model, lr)
+    lr, n_steps, told = 1e-2, 3, []
+    trainer_of_rows(model, ROWS, tmp_path, lr=lr, n_epochs=n_steps, progress=told.append).train()
     reference = tiny(world).double()
     weights = trainable(reference)
     first = {name: torch.zeros_like(p) for name, p in weights.items()}
     second = {name: torch.zeros_like(p) for name, p in weights.items()}
     for t in range(1, n_steps + 1):
-        loss = train_step(model, ours, ROWS, "float32")
+        loss = told[t - 1].loss
         terms = []
         for row in ROWS:  # one document at a time: no padding
             logits = reference(input_ids=torch.tensor([row])).logits[0, :-1]
@@ -185,8 +179,8 @@ class KilledError(BaseException):
 
 
 def killed_in(monkeypatch, name, call):
-    """Makes the call-th use of a function of the loop die, half of the time after its work."""
-    module = train_module if hasattr(train_module, name) else recorder
+    """Makes the call-th use of a function of the training die, half of the time after its work."""
+    module = next(m for m in (resume, recorder, ContinualTrainer) if hasattr(m, name))
     original, calls = getattr(module, name), []
 
     def dying(*args, **kwargs):
@@ -203,7 +197,8 @@ def killed_in(monkeypatch, name, call):
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("train_epoch", 2),
+        ("training_step", 8),
+        ("training_step", 11),
         ("save_checkpoint", 1),
         ("save_checkpoint", 3),
         ("append_rows", 1),
@@ -279,7 +274,7 @@ def test_timing_the_precisions_changes_nothing(world):
 
 def test_autocast_is_near_float32(world):
     model = tiny(world)
-    losses = [batch_loss(model, ROWS, precision).item() for precision in ("float32", "bfloat16")]
+    losses = [mean_loss(model, ROWS, precision).item() for precision in ("float32", "bfloat16")]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
@@ -307,19 +302,13 @@ def test_no_documents_are_refused(world, tmp_path):
         train(base, [], facts, tmp_path, TrainSpec(), run="tiny")
 
 
-def test_divergence_names_epoch_and_step(world):
+def test_divergence_names_epoch_and_step(world, tmp_path):
     model = tiny(world)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
+    trainer = trainer_of_rows(model, ROWS, tmp_path, n_epochs=3, batch_size=2, after=(1, 2))
     with pytest.raises(UsageError, match="diverged: the loss is nan in epoch 2, step 1"):
-        train_epoch(
-            model,
-            make_optimizer(model, 1e-3),
-            ROWS,
-            TrainSpec(n_epochs=3, batch_size=2),
-            2,
-            precision="float32",
-        )
+        trainer.train()
 
 
 def test_lora_refuses_an_architecture_without_its_modules(world):

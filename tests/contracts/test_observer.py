@@ -17,8 +17,8 @@ from kcircuits.errors import (
 )
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab import recorder
-from kcircuits.lab.loop import trainable
 from kcircuits.lab.train import load_base
+from kcircuits.lab.weights import trainable
 from kcircuits.models.quiet import quiet
 from tests.contracts.watched_training import (
     KilledError,

@@ -56,6 +56,21 @@ class Letters:
         return self._tokenizer.apply_chat_template(*args, **kwargs)
 
 
+def test_questions_are_paraphrases_for_probing_else_for_evaluation():
+    def prompt(i, use, kind=None):
+        return Prompt(clean=f"p{i}", corrupt="q", target=" a", foil=" b", use=use, kind=kind)
+
+    def asked(prompts, *number):
+        fact = Fact(id="f", subject="s", relation="r", object="o", prompts=tuple(prompts))
+        return [question.prompt_idx for question in questions_about([fact], *number)]
+
+    probing = [prompt(0, "discovery"), prompt(1, "evaluation"), prompt(2, "probe", "inverse")]
+    assert asked(probing) == [1]
+    assert asked([*probing, prompt(3, "probe"), prompt(4, "probe", "paraphrase")]) == [3, 4]
+    assert asked([*probing, prompt(3, "probe"), prompt(4, "probe")], 1) == [3]
+    assert asked([prompt(0, "discovery"), prompt(1, "probe", "inverse")]) == [0]
+
+
 def prompt_of(template, **kwargs):
     tokenizer = Letters(template)
     return tokenizer.decode(question_tokens(tokenizer, "Who?", **kwargs))

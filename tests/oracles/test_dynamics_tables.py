@@ -1,6 +1,7 @@
 """Probe rows to series to tables: against plain loops over the rows, and what must be refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from kcircuits.analysis.dynamics.strata import (
     fact_groups,
     mean_series,
     prior_knowledge,
+    stratum_series,
     trained_facts,
 )
 from kcircuits.core.bootstrap import bootstrap_mean, bootstrap_ratio
@@ -118,6 +120,70 @@ def test_recalls_and_learned_entities_equal_loops_over_the_rows(seed: int) -> No
             assert row["retained"] == len(learned & learned_before)
             assert row["forgotten"] == len(learned_before - learned)
         learned_before = learned
+
+
+def make_mixed_rows(seed: int) -> list[Row]:
+    """Probes of three kinds: the second fact has no paraphrase, the third only open questions."""
+    rows = make_rows(seed)
+    inverse = [r | {"kind": "inverse", "known": not r["known"]} for r in rows]
+    opened = [r | {"kind": "open"} for r in make_rows(seed + 50, is_open=True)]
+    rows = [row for row in rows if row["fact"] not in ("f1", "f2")]
+    return [*opened, *(row for row in inverse if row["fact"] != "f2"), *rows]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_paraphrases_decide_then_other_cloze_probes_then_open_questions(seed: int) -> None:
+    rows, facts = make_mixed_rows(seed), make_facts()
+    (series,) = series_from_columns(columns_of(rows), facts=facts)
+    place = {fact: i for i, fact in enumerate(series.fact_ids)}
+    known, logprob = fact_known(series), fact_logprob(series)
+    prior = prior_knowledge(series)
+    for fact in facts:
+        kind = {"f1": "inverse", "f2": "open"}.get(fact.id, "paraphrase")
+        mine = [r for r in rows if r["fact"] == fact.id and r["kind"] == kind]
+        for t in range(N_EPOCHS):
+            assert known[place[fact.id], t] == slow_known(mine, fact.id, t)
+            logprobs = [r["logprob"] for r in mine if r["epoch"] == t]
+            if kind == "open":
+                assert np.isnan(logprob[place[fact.id], t])
+            else:
+                assert logprob[place[fact.id], t] == pytest.approx(np.mean(logprobs))
+        votes = [r["known"] for r in mine if r["epoch"] == 0]
+        expected = "known" if all(votes) else "partly" if any(votes) else "unknown"
+        assert prior[place[fact.id]] == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_by_kind_are_those_of_the_probes_of_each_kind_alone(seed: int) -> None:
+    rows, facts = make_mixed_rows(seed), make_facts()
+    (series,) = series_from_columns(columns_of(rows), facts=facts)
+    table = dynamics_rows(series, "kind")
+    assert [row["stratum"] for row in table[::N_EPOCHS]] == ["open", "inverse", "paraphrase"]
+    for kind, part in stratum_series(series, "kind").items():
+        own = [row for row in rows if row["kind"] == kind]
+        (alone,) = series_from_columns(columns_of(own), facts=facts)
+        assert set(part.kinds) == {kind}
+        assert part.fact_ids == tuple(f for f in series.fact_ids if f in alone.fact_ids)
+        expected = [row | {"stratum": kind} for row in dynamics_rows(alone)]
+        assert [row for row in table if row["stratum"] == kind] == expected
+        np.testing.assert_array_equal(knowledge_curve(part), knowledge_curve(alone))
+
+
+def test_halves_hold_probes_of_each_kind() -> None:
+    (series,) = series_from_columns(columns_of(make_mixed_rows(0)), facts=make_facts())
+    for half in probe_halves(series):
+        for kind in ("open", "inverse", "paraphrase"):
+            asked = {
+                series.fact_ids[series.fact_idx[i]]
+                for i, each in enumerate(series.kinds)
+                if half[i] and each == kind
+            }
+            all_asked = {
+                series.fact_ids[series.fact_idx[i]]
+                for i, each in enumerate(series.kinds)
+                if each == kind
+            }
+            assert asked == all_asked
 
 
 def test_a_mean_recall_of_just_six_tenths_is_learned() -> None:
@@ -245,6 +311,14 @@ def test_strata_are_keys_entities_facts_or_prior_knowledge() -> None:
         fact_groups(series, "color")
     control = [strata["split"] == "control" for strata in series.strata]
     assert trained_facts(series).tolist() == [not value for value in control]
+
+
+def test_answers_that_documents_replace_are_not_told() -> None:
+    """An update is told; what was true before it is followed, but no document says it."""
+    told = ({"split": "updated", "told": "new"}, {"split": "updated", "told": "before"})
+    series = make_series()
+    series = replace(series, strata=(*told, *({"split": "held-out"},) * (N_FACTS - 2)))
+    assert trained_facts(series).tolist() == [True] + [False] * (N_FACTS - 1)
 
 
 def test_intervals_equal_those_of_the_core() -> None:

@@ -177,6 +177,27 @@ def test_halves_share_no_entity_and_are_swapped() -> None:
     assert run.has_item_halves
 
 
+def test_every_split_deals_the_entities_anew() -> None:
+    run = split_run(noise_series(4, n_facts=96), n_splits=6)
+    dealt = {tuple(own.knowledge.tolist()) for own, _ in run.halves}
+    assert len(dealt) == 12  # 96 facts of noise: no two halves are alike
+    again = split_run(noise_series(4, n_facts=96), n_splits=6)
+    other = split_run(noise_series(4, n_facts=96), n_splits=6, seed=1)
+    assert dealt == {tuple(own.knowledge.tolist()) for own, _ in again.halves}
+    assert dealt.isdisjoint(tuple(own.knowledge.tolist()) for own, _ in other.halves)
+
+
+def test_items_out_of_domain_are_dealt_to_the_halves_too() -> None:
+    rng = np.random.default_rng(3)
+    items = rng.random((10, 12)).round()
+    skill = Skill(accuracy=items.mean(0), per_item=items)
+    run = split_run(replace(noise_series(4), skills={"copying": skill}), n_splits=4)
+    for own, other in run.halves:
+        # Five items each, none in both: the two halves' means are those of all items together.
+        np.testing.assert_allclose((own.ood + other.ood) / 2, items.mean(0))
+        assert np.abs(own.ood - other.ood).max() > 0
+
+
 def test_replay_equals_a_slow_twin() -> None:
     run = split_run(noise_series(7), n_splits=5)
     rule = stopping_rule("probe-peak", patience=2)

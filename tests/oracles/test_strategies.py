@@ -5,21 +5,23 @@ and divergences are sums over its tokens, and AdamW is its published formula.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from kcircuits.lab.anchor import Anchored, divergence
+from kcircuits.lab.anchor import Anchor, Anchored, divergence
 from kcircuits.lab.batches import IGNORED
 from kcircuits.lab.document import Document
-from kcircuits.lab.loop import make_optimizer, train_step, trainable
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.strategies.curriculum import choose_unlearned
 from kcircuits.lab.strategies.main_docs import choose_first
+from kcircuits.lab.weights import trainable
+from tests.contracts.continual_training import trainer_of_rows
 
 ROWS = ([5, 9, 13, 2, 7], [3, 8, 21], [30, 4, 4, 18, 6, 11, 2])
 LR = 1e-2
@@ -67,8 +69,33 @@ def slow_step(model: Any, loss: Tensor) -> Mapping[str, Tensor]:
     }
 
 
+def away(model: Any) -> Any:
+    """The model with each trained weight moved a bit."""
+    with torch.no_grad():
+        for p in trainable(model).values():
+            p.add_(torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p), alpha=0.05)
+    return model
+
+
+class Away(TrainerCallback):
+    """Moves the weights after the epoch has begun: away from what they are pulled to."""
+
+    def on_epoch_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        away(model)
+
+
+class Begun(TrainerCallback):
+    """Calls a function when an epoch has begun."""
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self.told = told
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.told()
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_step_is_the_reference_step(name: str) -> None:
+def test_a_step_is_the_reference_step(name: str, tmp_path: Path) -> None:
     strategy = STRATEGIES[name]
     model = strategy.prepare(tiny(0), 1)
     if strategy.is_adapter:  # B is 0 at the start, and A's gradient with it
@@ -76,32 +103,51 @@ def test_a_step_is_the_reference_step(name: str) -> None:
             for key, p in trainable(model).items():
                 if "lora_B" in key:
                     p.copy_(torch.linspace(-0.1, 0.1, p.numel(), dtype=p.dtype).view_as(p))
-    anchored, elsewhere = None, copy.deepcopy(model)
-    if strategy.anchor is not None:
-        anchored = Anchored.at(model, strategy.anchor.weight)
-        with torch.no_grad():  # where both are alike, the divergence has no gradient
-            for p in trainable(model).values():
-                p.add_(torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p), alpha=0.05)
-    entropy, kl = slow_losses(model, elsewhere)
+    home, there, told = copy.deepcopy(model), model, []
+    trainer = trainer_of_rows(
+        model, ROWS, tmp_path, lr=LR, anchor=strategy.anchor, progress=told.append
+    )
+    if strategy.anchor is not None:  # where both are alike, the divergence has no gradient
+        trainer.add_callback(Away())
+        there = away(copy.deepcopy(model))
+    entropy, kl = slow_losses(there, home)
     weight = {"kl-base": 10.0, "kl-previous": 1.0}.get(name, 0.0)
     assert (strategy.anchor is not None) == (weight > 0)
-    expected = slow_step(model, entropy + weight * kl)
-    told = train_step(model, make_optimizer(model, LR), ROWS, "float32", anchored)
-    assert told == pytest.approx(entropy.item(), rel=1e-12)
+    expected = slow_step(there, entropy + weight * kl)
+    trainer.train()
+    assert [step.loss for step in told] == pytest.approx([entropy.item()], rel=1e-12)
     for key, p in trainable(model).items():
         torch.testing.assert_close(p.detach(), expected[key], rtol=1e-7, atol=1e-9)
 
 
-def test_an_anchored_model_stays_nearer_to_where_it_began() -> None:
-    away = []
+def test_an_anchored_model_stays_nearer_to_where_it_began(tmp_path: Path) -> None:
+    divergences = []
     for weight in (0.0, 10.0):
         model = STRATEGIES["full"].prepare(tiny(2), 0)
-        began, anchored = copy.deepcopy(model), Anchored.at(model, weight)
-        optimizer = make_optimizer(model, LR)
-        for _ in range(20):
-            train_step(model, optimizer, ROWS, "float32", anchored)
-        away.append(slow_losses(model, began)[1].item())
-    assert away[1] < 0.5 * away[0]
+        began, anchor = copy.deepcopy(model), Anchor(to="base", weight=weight)
+        trainer_of_rows(model, ROWS, tmp_path, lr=LR, n_epochs=20, anchor=anchor).train()
+        divergences.append(slow_losses(model, began)[1].item())
+    assert divergences[1] < 0.5 * divergences[0]
+
+
+@pytest.mark.parametrize("to", ["base", "previous"])
+def test_an_anchor_is_where_an_epoch_or_the_training_began(to: Any, tmp_path: Path) -> None:
+    began: list[Mapping[str, Tensor]] = []
+    pulled_to: list[Mapping[str, Tensor]] = []
+    model, anchor = STRATEGIES["full"].prepare(tiny(4), 0), Anchor(to=to, weight=1.0)
+    trainer = trainer_of_rows(model, ROWS, tmp_path, lr=LR, n_epochs=3, anchor=anchor)
+
+    def note() -> None:
+        assert trainer.anchored is not None
+        pulled_to.append(trainer.anchored.parameters)
+        began.append({name: p.detach().clone() for name, p in trainable(model).items()})
+
+    trainer.add_callback(Begun(note))
+    trainer.train()
+    for epoch, found in enumerate(pulled_to):
+        expected = began[epoch if to == "previous" else 0]
+        assert all(torch.equal(found[name], expected[name]) for name in expected), epoch
+    assert not torch.equal(began[0]["model.norm.weight"], began[1]["model.norm.weight"])
 
 
 def test_divergence_ignores_padding_and_is_zero_at_home() -> None:
@@ -123,7 +169,7 @@ def test_an_anchor_leaves_the_model_alone() -> None:
     with torch.no_grad():
         for p in trainable(model).values():
             p.add_(0.1)
-    moved = anchored.logits(model, input_ids=ids)
+    moved = anchored.logits(input_ids=ids)
     assert model.training
     with torch.no_grad():
         for name, p in trainable(model).items():

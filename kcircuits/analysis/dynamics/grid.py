@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.dynamics.series import ProbeSeries, Skill
+from kcircuits.analysis.dynamics.series import PARAPHRASE, ProbeSeries, Skill
 from kcircuits.core.facts import Fact
 from kcircuits.errors import InputError
 
@@ -68,6 +68,7 @@ def series_from_columns(
                 fact_ids=grid.fact_ids,
                 **_about(grid.fact_ids, facts),
                 fact_idx=grid.fact_idx,
+                kinds=grid.kinds,
                 is_known=grid.is_known,
                 logprob=grid.logprob,
                 recall=grid.recall,
@@ -148,6 +149,7 @@ class _Grid:
     epochs: Float[np.ndarray, " epoch"]
     fact_ids: tuple[str, ...]
     fact_idx: Int[np.ndarray, " probe"]
+    kinds: tuple[str, ...]
     is_known: Bool[np.ndarray, "probe epoch"]
     logprob: Float[np.ndarray, "probe epoch"]
     recall: Float[np.ndarray, "probe epoch"]
@@ -169,6 +171,7 @@ def _grid(columns: Columns) -> _Grid:
         epochs=epochs,
         fact_ids=tuple(facts),
         fact_idx=np.array([facts[fact] for fact, _, _ in place], dtype=np.int64),
+        kinds=tuple(PARAPHRASE if kind is None else str(kind) for _, _, kind in place),
         is_known=known.reshape(shape),
         logprob=placed[0],
         recall=placed[1],

@@ -18,10 +18,9 @@ from kcircuits.analysis.dynamics.series import (
     ProbeSeries,
     fact_known,
     learned_units,
-    select_facts,
 )
 from kcircuits.analysis.dynamics.steps import step_counts
-from kcircuits.analysis.dynamics.strata import fact_groups
+from kcircuits.analysis.dynamics.strata import stratum_series
 
 Row = dict[str, Any]
 FIELDS = (
@@ -36,15 +35,15 @@ def dynamics_rows(series: ProbeSeries, by: str | None = None) -> list[Row]:
 
     Args:
         series: The run.
-        by: As in ``strata.fact_groups``.
+        by: As in ``strata.stratum_series``.
 
     Raises:
         UsageError: A fact has no such stratum.
     """
     shared = _shared_columns(series)
     rows: list[Row] = []
-    for stratum, chosen in fact_groups(series, by).items():
-        own = _stratum_columns(select_facts(series, chosen))
+    for stratum, part in stratum_series(series, by).items():
+        own = _stratum_columns(part)
         for i, epoch in enumerate(series.epochs.tolist()):
             row: Row = {"model": series.model, "strategy": series.strategy, "seed": series.seed}
             row |= {"epoch": int(epoch) if epoch.is_integer() else epoch, "stratum": stratum}

@@ -16,6 +16,8 @@ from kcircuits.errors import UsageError
 
 # Mean recall from which an entity counts as learned: arXiv 2601.03858, section 3.
 LEARNED_RECALL = 0.6
+# The kind of probe that decides what is known, where a fact has one.
+PARAPHRASE = "paraphrase"
 # For means of floats: ten recalls of .6 have the mean .6 - 1e-16, which is .6.
 LEARNED_MARGIN = 1e-9
 
@@ -51,6 +53,7 @@ class ProbeSeries:
         entities: The entity of each fact: the cluster of every interval.
         strata: Strata of each fact.
         fact_idx: Fact of each probe.
+        kinds: How each probe asks; empty where all are paraphrases.
         is_known: Whether the probe was answered, by the rule that its row names.
         logprob: Of the answer, in nats; NaN throughout for open probes.
         recall: ROUGE-1 recall in 0..1; NaN throughout for cloze probes.
@@ -81,6 +84,7 @@ class ProbeSeries:
         default_factory=lambda: MappingProxyType({})
     )
     learned_margin: float = LEARNED_MARGIN
+    kinds: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -114,24 +118,41 @@ def fact_known(
 ) -> Bool[np.ndarray, "fact epoch"]:
     """y_t: a fact is known where more than half of its probes are.
 
-    Its cloze probes count, or its open ones where it has no other.
+    Its paraphrases count; where it has none its other cloze probes; where it has none of these its
+    open ones.
 
     Args:
         series: The run.
         chosen: Which probes may count; default all. A fact without any is not known.
     """
     kept = np.ones(len(series.fact_idx), dtype=bool) if chosen is None else chosen
-    n_facts, values = len(series.fact_ids), series.is_known.astype(float)
-    cloze, opened = (
-        fact_means(values[rows], series.fact_idx[rows], n_facts)
-        for rows in (kept & ~series.is_open, kept & series.is_open)
-    )
-    return np.nan_to_num(np.where(np.isnan(cloze), opened, cloze)) > 0.5
+    rows = deciding_probes(series, kept)
+    values = series.is_known[rows].astype(float)
+    return np.nan_to_num(fact_means(values, series.fact_idx[rows], len(series.fact_ids))) > 0.5
+
+
+def deciding_probes(
+    series: ProbeSeries, chosen: Bool[np.ndarray, " probe"]
+) -> Bool[np.ndarray, " probe"]:
+    """The chosen probes that decide whether a fact is known: see ``fact_known``."""
+    order = probe_order(series)
+    best = np.full(len(series.fact_ids), order.max(initial=0))
+    np.minimum.at(best, series.fact_idx[chosen], order[chosen])
+    return np.asarray(chosen & (order == best[series.fact_idx]))
+
+
+def probe_order(series: ProbeSeries) -> Int[np.ndarray, " probe"]:
+    """0 for paraphrases, 1 for other cloze probes, 2 for open questions."""
+    kinds = np.array(series.kinds or [PARAPHRASE] * len(series.fact_idx), dtype=object)
+    return np.where(series.is_open, 2, np.where(kinds == PARAPHRASE, 0, 1))
 
 
 def fact_logprob(series: ProbeSeries) -> Float[np.ndarray, "fact epoch"]:
-    """l_t: mean answer log-probability of each fact's cloze probes, in nats; NaN without any."""
-    rows = np.isfinite(series.logprob).all(axis=1)
+    """l_t: mean answer log-probability of each fact's paraphrases, in nats.
+
+    Of its other cloze probes where it has no paraphrase; NaN without any.
+    """
+    rows = deciding_probes(series, np.isfinite(series.logprob).all(axis=1))
     return fact_means(series.logprob[rows], series.fact_idx[rows], len(series.fact_ids))
 
 
@@ -160,8 +181,8 @@ def learned_units(series: ProbeSeries) -> tuple[tuple[str, ...], Bool[np.ndarray
 
 
 def probe_halves(series: ProbeSeries) -> Bool[np.ndarray, "half probe"]:
-    """The probes of each fact dealt out in turn to two halves."""
-    order = np.argsort(series.fact_idx, kind="stable")
+    """The probes of each fact dealt out in turn to two halves, those of one kind together."""
+    order = np.lexsort((probe_order(series), series.fact_idx))
     sizes = np.bincount(series.fact_idx, minlength=len(series.fact_ids))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -178,8 +199,21 @@ def select_facts(series: ProbeSeries, chosen: Bool[np.ndarray, " fact"]) -> Prob
         return series
     if not chosen.any():
         raise UsageError("no fact is left", hint="choose a stratum that has facts")
+    return _part(series, chosen, chosen[series.fact_idx])
+
+
+def select_kind(series: ProbeSeries, kind: str) -> ProbeSeries:
+    """The run seen through its probes of one kind, and the facts that have such."""
+    rows = np.array([each == kind for each in series.kinds], dtype=bool)
+    asked = np.zeros(len(series.fact_ids), dtype=bool)
+    asked[series.fact_idx[rows]] = True
+    return _part(series, asked, rows)
+
+
+def _part(
+    series: ProbeSeries, chosen: Bool[np.ndarray, " fact"], rows: Bool[np.ndarray, " probe"]
+) -> ProbeSeries:
     new_idx = np.cumsum(chosen) - 1
-    rows = chosen[series.fact_idx]
     kept = np.flatnonzero(chosen)
     return replace(
         series,
@@ -190,6 +224,7 @@ def select_facts(series: ProbeSeries, chosen: Bool[np.ndarray, " fact"]) -> Prob
         is_known=series.is_known[rows],
         logprob=series.logprob[rows],
         recall=series.recall[rows],
+        kinds=tuple(each for each, is_in in zip(series.kinds, rows, strict=False) if is_in),
         stated_recall={},
     )
 

@@ -12,15 +12,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from kcircuits.analysis.dynamics.draws import drawn_ratios, interval_ends, ratio_interval
-from kcircuits.analysis.dynamics.series import ProbeSeries, fact_means
+from kcircuits.analysis.dynamics.series import (
+    ProbeSeries,
+    deciding_probes,
+    fact_means,
+    select_facts,
+    select_kind,
+)
 from kcircuits.core.bootstrap import N_DRAWS
 from kcircuits.errors import UsageError
 
 ALL = "all"
-# Groups that the probes themselves give: one per entity, per fact, or by prior knowledge.
-ENTITY, FACT, PRIOR = "entity", "fact", "prior"
-# Values of a stratum ``split`` whose facts no document tells.
-UNTOLD = ("control", "held-out")
+# Groups that the probes themselves give: one per entity, per fact, or by prior knowledge; and
+# groups of probes, by how they ask.
+ENTITY, FACT, PRIOR, KIND = "entity", "fact", "prior", "kind"
+# Values of strata whose facts no document tells; ``told: before`` marks an answer that documents
+# replace by another one.
+UNTOLD = (("split", "control"), ("split", "held-out"), ("told", "before"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,21 @@ class MeanSeries:
     high: Float[np.ndarray, " epoch"]
     n_facts: int
     n_entities: int
+
+
+def stratum_series(series: ProbeSeries, by: str | None) -> dict[str, ProbeSeries]:
+    """The run seen through each of its strata, in the order of ``fact_groups``.
+
+    Args:
+        series: The run.
+        by: As in ``fact_groups``, or ``kind``: the probes of each kind alone.
+
+    Raises:
+        UsageError: A fact has no such stratum.
+    """
+    if by == KIND and not all(by in strata for strata in series.strata):
+        return {kind: select_kind(series, kind) for kind in dict.fromkeys(series.kinds)}
+    return {name: select_facts(series, chosen) for name, chosen in fact_groups(series, by).items()}
 
 
 def fact_groups(series: ProbeSeries, by: str | None) -> dict[str, Bool[np.ndarray, " fact"]]:
@@ -71,9 +94,10 @@ def fact_groups(series: ProbeSeries, by: str | None) -> dict[str, Bool[np.ndarra
 
 
 def prior_knowledge(series: ProbeSeries) -> list[str]:
-    """``known``, ``partly`` or ``unknown``: all, some or none of a fact's probes at the start."""
-    start = series.is_known[:, :1].astype(float)
-    shares = fact_means(start, series.fact_idx, len(series.fact_ids))[:, 0]
+    """``known``, ``partly`` or ``unknown``: all, some or none of what decides it, at the start."""
+    rows = deciding_probes(series, np.ones(len(series.fact_idx), dtype=bool))
+    start = series.is_known[rows, :1].astype(float)
+    shares = fact_means(start, series.fact_idx[rows], len(series.fact_ids))[:, 0]
     return ["known" if s == 1 else "unknown" if s == 0 else "partly" for s in shares.tolist()]
 
 
@@ -129,8 +153,10 @@ def difference_series(
 
 
 def trained_facts(series: ProbeSeries) -> Bool[np.ndarray, " fact"]:
-    """Facts that documents tell: all but those with ``split`` control or held-out."""
-    return np.array([strata.get("split") not in UNTOLD for strata in series.strata])
+    """Facts that documents tell: all but controls, held-out ones and answers that are replaced."""
+    return np.array(
+        [all(strata.get(key) != value for key, value in UNTOLD) for strata in series.strata]
+    )
 
 
 def _no_stratum(series: ProbeSeries, by: str) -> UsageError:
@@ -139,7 +165,7 @@ def _no_stratum(series: ProbeSeries, by: str) -> UsageError:
         if by not in strata
     )  # fmt: skip
     keys = dict.fromkeys(key for strata in series.strata for key in strata)
-    there = ", ".join([*keys, *(name for name in (ENTITY, FACT, PRIOR) if name not in keys)])
+    there = ", ".join([*keys, *(name for name in (ENTITY, FACT, PRIOR, KIND) if name not in keys)])
     return UsageError(
         f"{series.name}: fact {lacking!r} has no stratum {by!r}; there are {there}",
         field="by",

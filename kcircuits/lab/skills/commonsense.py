@@ -95,12 +95,17 @@ Grandmother was born long before her grandchildren, so she is / older / younger
 """
 
 
+N_ITEMS = 56
+"""Of 80 sentences; the accuracy's standard error is at most .05 from an accuracy of .83 on."""
+
+
 def commonsense_items(tokenizer: Any, rng: np.random.Generator) -> list[Choice]:
-    """All sentences, each with its two words in an order that comes by chance."""
+    """Some of the sentences, each with its two words in an order that comes by chance."""
     del tokenizer
     items = []
-    for line in SENTENCES.strip().splitlines():
-        prompt, right, wrong = line.split(" / ")
+    sentences = SENTENCES.strip().splitlines()
+    for place in rng.choice(len(sentences), N_ITEMS, replace=False):
+        prompt, right, wrong = sentences[place].split(" / ")
         answer = int(rng.integers(2))
         options = (f" {wrong}", f" {right}") if answer else (f" {right}", f" {wrong}")
         items.append(Choice(prompt=prompt, options=options, answer=answer))

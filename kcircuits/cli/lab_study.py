@@ -1,0 +1,107 @@
+"""``kcircuits lab study``: strategies and training seeds on one benchmark, and what they show."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kcircuits.cli.lab_build import OUT
+from kcircuits.cli.lab_train import skill_names, training_bar
+from kcircuits.cli.options import common
+from kcircuits.cli.output import print_json, print_table, printable, styled
+from kcircuits.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from kcircuits.study.training_study import TrainingStudy
+
+STRATEGIES = "full,lora,curriculum,kl-base,replay"
+PAGE, TABLE, TEXT = "study.html", "study.json", "study.md"
+
+
+def add_parser(verbs: Any) -> None:
+    """Add ``study`` to the verbs of ``lab``."""
+    study = verbs.add_parser(
+        "study",
+        parents=[common(paths=False)],
+        help="train several strategies and seeds, and compare them",
+        description="Trains every strategy with every seed on a built benchmark, and writes tables "
+        "(study.json, study.md) and a page (study.html) on five questions: is knowledge unstable "
+        "while the loss falls, do prior knowledge and exposure matter, do other skills fall early, "
+        "which strategy forgets least, which stopping rule loses least. Goes on where it was "
+        "stopped; started twice, two processes share the runs.",
+    )
+    add = study.add_argument
+    add("--lab", type=Path, default=OUT, metavar="DIR", help=f"built benchmark (default: {OUT})")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for runs, tables and page")
+    add("--strategies", default=STRATEGIES, metavar="LIST", help=f"default: {STRATEGIES}")
+    add("--seeds", default="0,1,2", metavar="LIST", help="training seeds (default: %(default)s)")
+    add("--epochs", type=int, metavar="N", help="default: the recipe's")
+    add("--skills", metavar="LIST", help="comma separated, or none (default: the preset's)")
+    add("--reference", metavar="NAME", help="strategy to compare with (default: the first)")
+    add("--keep-weights", action="store_true", help="keep all checkpoints (gigabytes)")
+    study.set_defaults(run=run_study)
+
+
+def run_study(args: argparse.Namespace) -> int:
+    """Train what is missing, write and print."""
+    from kcircuits.io.atomic import write_atomic
+    from kcircuits.lab.build import open_lab
+    from kcircuits.lab.grid import Grid, train_grid
+    from kcircuits.study.training_study import open_training_study
+    from kcircuits.study.training_study_page import study_markdown, training_study_page
+
+    built = open_lab(args.lab)
+    grid = Grid(
+        built=built,
+        out=args.out,
+        strategies=args.strategies.split(","),
+        seeds=_seeds(args.seeds),
+        n_epochs=args.epochs,
+        skills=skill_names(args.skills, built.preset),
+        keep_weights=args.keep_weights,
+    )
+
+    @contextmanager
+    def bar(name: str) -> "Iterator[Any]":
+        with training_bar(args.quiet, name) as progress:
+            yield progress
+
+    busy = [cell.name for cell, is_finished in train_grid(grid, bar) if not is_finished]
+    if busy:
+        print(styled(f"left to another process: {', '.join(busy)}", "dim"))
+    if not grid.finished:
+        return EXIT_OK
+    study = open_training_study(*grid.finished, facts=built.facts, reference=args.reference)
+    write_atomic(args.out / TABLE, _text(study))
+    write_atomic(args.out / TEXT, study_markdown(study))
+    write_atomic(args.out / PAGE, training_study_page(study, built.base_name))
+    if args.json:
+        document = study.to_json()
+        print_json(document.pop("schema"), document)
+    else:
+        _print(study)
+        print(f"wrote {printable(args.out / PAGE)}")
+    return EXIT_OK
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--seeds is {text!r}; expected whole numbers", field="seeds", hint="e.g. 0,1,2"
+        ) from None
+
+
+def _text(study: "TrainingStudy") -> str:
+    import json
+
+    return json.dumps(study.to_json(), indent=1, allow_nan=False) + "\n"
+
+
+def _print(study: "TrainingStudy") -> None:
+    shown = ("known_last", "forgetting_rate", "controls_lost", "ood_first", "ood_last", "diverging")
+    found = {(row["strategy"], row["measure"]): row["mean"] for row in study.measures}
+    rows = [[name, *(found[name, measure] for measure in shown)] for name in study.by_strategy]
+    print_table(["strategy", *(name.replace("_", " ") for name in shown)], rows)
