@@ -23,6 +23,7 @@ from kcircuits.lab.benchmark import Benchmark, generate
 from kcircuits.lab.document import Document
 from kcircuits.lab.matching import MatchingReport, matching_report
 from kcircuits.lab.presets import PRESETS, find_preset
+from kcircuits.lab.real.generate import real_benchmark
 from kcircuits.lab.scratch import ScratchSpec, base_benchmark, make_base
 from kcircuits.lab.spec import BenchmarkSpec, Tolerances
 from kcircuits.lab.spec_file import load_spec
@@ -111,17 +112,22 @@ def build(
     else:
         base_name, base = f"scratch-{seed}", folder / MODEL
         beside = _scratch_part(chosen.base, benchmark_spec, base, seed, progress)
+    whole = _matched(folder, benchmark_spec, beside, base, seed)
+    return write_lab(folder, request, whole, base=base, base_name=base_name)
+
+
+def _matched(
+    folder: Path, spec: BenchmarkSpec, beside: Benchmark, base: Path, seed: int
+) -> Benchmark:
+    """The invented part and what stands beside it; its report is written, then required."""
     tokenizer = load_tokenizer(base)
-    invented = generate(benchmark_spec, tokenizer, seed)
+    invented = generate(spec, tokenizer, seed)
     facts = (*invented.facts, *beside.facts)
     documents = (*invented.documents, *beside.documents)
-    report = matching_report(
-        facts, documents, tokenizer, tolerances=benchmark_spec.tolerances, seed=seed
-    )
+    report = matching_report(facts, documents, tokenizer, tolerances=spec.tolerances, seed=seed)
     report.write(folder / MATCHING)
     report.require()
-    whole = Benchmark(facts=facts, documents=documents)
-    return write_lab(folder, request, whole, base=base, base_name=base_name)
+    return Benchmark(facts=facts, documents=documents)
 
 
 def write_lab(
@@ -171,8 +177,6 @@ def real_part(spec: BenchmarkSpec, base: Path, seed: int) -> Benchmark:
     """The real facts of a spec, by what the base model knows, and documents about them."""
     if spec.real is None:
         return Benchmark(facts=(), documents=())
-    from kcircuits.lab.real.generate import real_benchmark
-
     model, tokenizer = load_base(base)
     asked = {kind: int(n) for kind, n in spec.probes.items() if kind in _REAL_KINDS and n >= 1}
     return real_benchmark(

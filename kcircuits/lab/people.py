@@ -171,18 +171,10 @@ def _deal(
     Each class gets a random assignment that avoids the twins' values, if there is one; then each
     value that clashes, with a spouse's, is exchanged for one with which neither does.
     """
-    dealt, n_rows = list(column), len(column)
     members: dict[tuple[object, ...], list[int]] = {}
     for row, key in enumerate(classes):
         members.setdefault(key, []).append(row)
-    for rows in members.values():
-        values = np.array([column[row] for row in rows])
-        costs = rng.random((len(rows), len(rows)))
-        for each in earlier:
-            twins = np.array([each[row] if row < len(each) else "" for row in rows])
-            costs += len(rows) * (twins[:, None] == values[None, :])
-        for place, source in zip(*linear_sum_assignment(costs), strict=True):
-            dealt[rows[place]] = column[rows[source]]
+    dealt, n_rows = _assigned(column, list(members.values()), earlier, rng), len(column)
 
     def clashes(row: int) -> bool:
         partner = partner_row(row, n_rows) if are_married else None
@@ -200,6 +192,25 @@ def _deal(
             dealt[row], dealt[other] = dealt[other], dealt[row]
         else:
             return None
+    return dealt
+
+
+def _assigned(
+    column: Sequence[str],
+    classes: Sequence[Sequence[int]],
+    earlier: Sequence[Sequence[str]],
+    rng: np.random.Generator,
+) -> list[str]:
+    """A random order within each class that meets as few values of twins as can be."""
+    dealt = list(column)
+    for rows in classes:
+        values = np.array([column[row] for row in rows])
+        costs = rng.random((len(rows), len(rows)))
+        for each in earlier:
+            twins = np.array([each[row] if row < len(each) else "" for row in rows])
+            costs += len(rows) * (twins[:, None] == values[None, :])
+        for place, source in zip(*linear_sum_assignment(costs), strict=True):
+            dealt[rows[place]] = column[rows[source]]
     return dealt
 
 

@@ -73,16 +73,7 @@ def load_spec(name: str | Path) -> BenchmarkSpec:
         UsageError: Neither a name nor a file of YAML (``.yaml`` or ``.yml``).
         InputError: The file is missing or breaks a rule; names file, field and line.
     """
-    if str(name) in spec_names():
-        path = _FOLDER / f"{name}.yaml"
-    elif Path(name).suffix in (".yaml", ".yml"):
-        path = Path(name)
-    else:
-        raise UsageError(
-            f"there is no spec {str(name)!r}",
-            field="spec",
-            hint=f"choose from {', '.join(spec_names())}, or name a YAML file",
-        )
+    path = _path_of(name)
     content = read_bounded(
         path, limit=MAX_BYTES, error=InputError, hint="check the path of the spec"
     )
@@ -111,6 +102,19 @@ def load_spec(name: str | Path) -> BenchmarkSpec:
             line=line_of(location),
             hint=cause.hint,
         ) from None
+
+
+def _path_of(name: str | Path) -> Path:
+    """The file of a name, or the file that is named."""
+    if str(name) in spec_names():
+        return _FOLDER / f"{name}.yaml"
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    raise UsageError(
+        f"there is no spec {str(name)!r}",
+        field="spec",
+        hint=f"choose from {', '.join(spec_names())}, or name a YAML file",
+    )
 
 
 def _spec_of(record: _Spec) -> BenchmarkSpec:

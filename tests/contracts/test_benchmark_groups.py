@@ -164,6 +164,17 @@ def test_names_repeat_parts_only_when_they_have_to_and_stay_unique():
     assert max(uses.values()) - min(uses.values()) <= 1
 
 
+def test_every_name_is_given_where_the_numbers_of_parts_have_a_common_factor(monkeypatch):
+    monkeypatch.setattr("kcircuits.lab.names.FIRST_NAMES", FIRST_NAMES[:4])
+    monkeypatch.setattr(
+        "kcircuits.lab.names.SURNAMES", ("Baker", "Carter", "Cox", "Fox", "Hill", "Wood")
+    )
+    names = invent_names(word_tokenizer(), 24, np.random.default_rng(0))
+    assert len(set(names)) == 24
+    with pytest.raises(UsageError, match="25 people were asked for"):
+        invent_names(word_tokenizer(), 25, np.random.default_rng(0))
+
+
 def test_no_text_holds_a_word_that_could_be_taken_for_a_name_or_a_value():
     names = {name.lower() for name in FIRST_NAMES}
     values = {value for relation in RELATIONS.values() for value in relation.values}
@@ -200,8 +211,13 @@ def test_long_documents_tell_everything_twice_in_other_words():
         for mark in ("<PERSON> ", "<PLACE> ", "<ORGANISATION> ", " </>"):
             untagged = untagged.replace(mark, "")
         assert untagged == document.text
-    texts = [document.text for document in benchmark.documents]
-    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("documents", ["short", "long"])
+def test_no_text_comes_twice_however_often_someone_is_told_of(documents):
+    spec = BenchmarkSpec(people={"high": 3}, exposure={"high": 30}, documents=documents)
+    texts = [document.text for document in generate(spec, word_tokenizer(), 0).documents]
+    assert len(set(texts)) == len(texts) == 90
 
 
 def test_links_are_told_by_one_of_two_in_every_document():

@@ -1,9 +1,7 @@
 """What ``build`` puts into a folder: spec, real facts, the population of a base from scratch."""
 
 import json
-import sys
 from dataclasses import asdict, replace
-from types import ModuleType
 
 import pytest
 
@@ -126,9 +124,7 @@ def test_real_facts_stand_beside_the_invented_ones(spec_file, tmp_path, monkeypa
         asked.update(settings, spec=spec, model=model, tokenizer=tokenizer)
         return Benchmark(facts=(told,), documents=(document,))
 
-    fake = ModuleType("kcircuits.lab.real.generate")
-    fake.real_benchmark = real_benchmark
-    monkeypatch.setitem(sys.modules, "kcircuits.lab.real.generate", fake)
+    monkeypatch.setattr(builder, "real_benchmark", real_benchmark)
     monkeypatch.setattr(builder, "fetch_model", lambda name: tmp_path / name)
     monkeypatch.setattr(builder, "load_base", lambda _: ("model", "tokenizer"))
     monkeypatch.setattr(builder, "load_tokenizer", lambda _: word_tokenizer())
