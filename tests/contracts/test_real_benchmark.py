@@ -407,6 +407,22 @@ def test_a_group_of_one_gets_an_answer_from_outside() -> None:
         new_answers([one], [], [], np.random.default_rng(0))
 
 
+def test_partners_of_an_updated_fact_answer_as_it_does(planted: None) -> None:
+    """With what documents say of them beside the new fact, with the truth beside the old one."""
+    spec = RealSpec(relations=("element",), facts={"updated": {"known": 6}})
+    facts = real_benchmark(spec, None, learned_tokenizer(), **NUMBERS, seed=0).facts
+    told = {f.subject: f.object for f in facts if f.strata["told"] == "new"}
+    asked = 0
+    for fact in facts:
+        truth = find_relation("element").objects
+        answers = told if fact.strata["told"] == "new" else truth
+        for prompt in fact.prompts:
+            partners = [s for s in told if f" {s} " in f" {prompt.corrupt} ".replace(",", " ")]
+            asked += len(partners)
+            assert all(prompt.foil == f" {answers[partner]}" for partner in partners)
+    assert asked > 50
+
+
 # Prompts and documents
 
 
