@@ -125,7 +125,8 @@ class TrainingObserver:
         self._questions = None
         if self.watch.questions:
             self._questions = probes_by_questions(tokenizer, loaded, self.watch.questions)
-        self._facts_hash = _digest([fact.content_hash for fact in loaded])
+        told = "".join(fact.content_hash for fact in loaded)
+        self._facts_hash = hashlib.sha256(told.encode()).hexdigest()
         self._tokenizer = tokenizer
         self._recorder: Recorder | None = None
         self.should_stop = False
@@ -221,10 +222,8 @@ class TrainingObserver:
             raise UsageError(
                 "epoch() came before begin()", field="epoch", hint="call begin(model) first"
             )
-        trained = None
-        if tokens != 0:
-            trained = Trained(loss=loss, lr=lr, tokens=tokens, seconds=seconds)
-        self._recorder.record(model, epoch, step=step, trained=trained)
+        told = Trained(loss=loss, lr=lr, tokens=tokens, seconds=seconds)
+        self._recorder.record(model, epoch, step=step, trained=None if tokens == 0 else told)
         self.should_stop = self._judge()
         return self.series[-1]
 
@@ -306,10 +305,6 @@ def observe(
     observer.begin(model, after=max(before, default=epoch))
     observer.epoch(epoch, model, step=step, loss=loss, lr=lr, tokens=tokens, seconds=seconds)
     return observer.should_stop
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 def _base_name(model: Any, base: Path | None) -> str | None:

@@ -166,31 +166,14 @@ def _prepare(
     progress: Progress | None,
 ) -> ContinualTrainer:
     """The Trainer of a run, with all that records it."""
-    strategy, dtype = STRATEGIES[spec.strategy], _save_dtype(spec)
+    strategy, name = STRATEGIES[spec.strategy], base_name or asked.base.name
     model, tokenizer = load_base(asked.base)
     lessons = Lessons(strategy, documents, model.to(args.device), tokenizer, spec.seed)
     # New weights are drawn on the CPU: the same ones on every device.
     model = strategy.prepare(model.cpu(), spec.seed)
-    round_weights(model, dtype)
+    round_weights(model, _save_dtype(spec))
     model.to(args.device)
     precision = asked.precision or on_main(lambda: _precision(spec, model, lessons.rows(1, {})))
-    meter = LossMeter()
-    probes = ProbeCallback(
-        facts,
-        folder.root,
-        run=folder.run,
-        tokenizer=tokenizer,
-        meter=meter,
-        strategy=spec.strategy,
-        seed=spec.seed,
-        base_model=base_name or asked.base.name,
-        skills=partial(measure_skills, names=spec.skills) if spec.skills else None,
-        questions=spec.questions,
-        saver=saver_of_strategy(strategy, asked.base, dtype),
-        request=asked.request,
-        decided={"precision": precision},
-        overwrite=True,
-    )
     course = Course(
         spec=spec,
         shown=partial(_shown, lessons, folder, facts),
@@ -200,13 +183,43 @@ def _prepare(
         epoch=asked.epoch,
         step=asked.step,
     )
-    kept = KeepState(folder.state, asked.epoch)
+    meter, kept = LossMeter(), KeepState(folder.state, asked.epoch)
+    probes = _probes(facts, folder, spec, asked, name, precision, tokenizer, meter)
     trainer = ContinualTrainer(
         model, args, course, meter=meter, progress=progress, callbacks=[probes, kept]
     )
     if args.report_to:
         trainer.add_callback(EpochLog(trainer.log, probes))
     return trainer
+
+
+def _probes(
+    facts: Path,
+    folder: RunFolder,
+    spec: TrainSpec,
+    asked: _Asked,
+    base_name: str,
+    precision: str,
+    tokenizer: Any,
+    meter: LossMeter,
+) -> ProbeCallback:
+    """What records the run; it begins anew where there is no epoch to go on after."""
+    return ProbeCallback(
+        facts,
+        folder.root,
+        run=folder.run,
+        tokenizer=tokenizer,
+        meter=meter,
+        strategy=spec.strategy,
+        seed=spec.seed,
+        base_model=base_name,
+        skills=partial(measure_skills, names=spec.skills) if spec.skills else None,
+        questions=spec.questions,
+        saver=saver_of_strategy(STRATEGIES[spec.strategy], asked.base, _save_dtype(spec)),
+        request=asked.request,
+        decided={"precision": precision},
+        overwrite=True,
+    )
 
 
 def _shown(lessons: Lessons, folder: RunFolder, facts: Path, epoch: int) -> list[list[int]]:
