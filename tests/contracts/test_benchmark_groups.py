@@ -67,8 +67,18 @@ def test_paired_groups_are_alike_to_the_last_token(tokenizer, answers, documents
 
 
 def test_models_can_read_every_prompt(tokenizer):
-    spec = make_spec(n=4, answers="both", facts_per_person=1, n_discovery=1, n_evaluation=1)
+    """With so few answers that people of a group share them."""
+    spec = make_spec(
+        people={"high": 24},
+        held_out=24,
+        answers="both",
+        facts_per_person=1,
+        n_discovery=1,
+        n_evaluation=1,
+        n_candidates=4,
+    )
     facts = generate(spec, tokenizer, 3).facts
+    assert {fact.strata["answer_tokens"] for fact in facts} == {"one", "several"}
     batch = tokenize_facts(tokenizer, facts)
     assert len(batch) == sum(len(fact.prompts) for fact in facts)
     answers = {fact.id: fact.strata["answer_tokens"] for fact in facts}

@@ -178,6 +178,9 @@ def test_a_person_told_of_less_often_than_stated_is_named(
 ) -> None:
     found = report(documents=benchmark.documents[1:])
     assert found.miscounted == (benchmark.facts[0].id,)
+    more = report(documents=[*benchmark.documents, benchmark.documents[-1]])
+    told = benchmark.documents[-1].subject
+    assert more.miscounted == tuple(f.id for f in benchmark.facts if f.subject == told)
     with pytest.raises(UsageError, match="is told of more or less often than its exposure"):
         found.require()
 
