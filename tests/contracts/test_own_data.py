@@ -261,6 +261,16 @@ def test_equal_answers_are_no_partners(write: Callable[..., Path]) -> None:
     assert len(paired.left_out) == 12
 
 
+def test_answers_that_begin_alike_are_no_partners(write: Callable[..., Path]) -> None:
+    """Two answers of two tokens, of which the second differs alone."""
+    rows = [
+        {**row, "object": f"Papua {word}"} for row, word in zip(fact_rows(), "abcdxy", strict=True)
+    ]
+    paired = pair_questions(questions(write("f.jsonl", *rows)), word_tokenizer())
+    assert not paired.facts
+    assert "but their answers begin with the same token" in paired.left_out[0].message
+
+
 def test_an_answer_that_begins_with_another_is_told(write: Callable[..., Path]) -> None:
     rows = fact_rows()
     rows[1]["object"] = "Oslo Warsaw"
