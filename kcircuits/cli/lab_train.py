@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 N_QUESTIONS = 2
 # As in the registry, which is not asked: it would load torch.
 STRATEGY_HELP = (
-    "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs or replay"
+    "full (default), lora, annotated, curriculum, kl-base, kl-previous, main-docs, replay, "
+    "rag-gold, rag-entity or rag-retrieved"
 )
 
 
@@ -32,27 +33,26 @@ def add_parser(verbs: Any) -> None:
         "where it was killed. On a GPU where there is one; on several by "
         "`accelerate launch -m kcircuits lab train ...`.",
     )
-    train.add_argument("--strategy", default="full", metavar="NAME", help=STRATEGY_HELP)
+    train.add_argument(
+        "--strategy", default="full", metavar="NAME", help=f"{STRATEGY_HELP} (rag-* train nothing)"
+    )
+    train.add_argument(
+        "--recipe", metavar="NAME", help="settings (default: the preset's; see lab recipes)"
+    )
     train.add_argument("--epochs", type=int, metavar="N", help="default: the preset's")
     train.add_argument("--lr", type=float, metavar="RATE", help="default: the preset's")
     train.add_argument(
         "--batch-size", type=int, metavar="N", help="documents per step (default: the preset's)"
     )
-    train.add_argument("--seed", type=int, metavar="N", help="default: the benchmark's")
+    train.add_argument(
+        "--seed", type=int, metavar="N", help="default: the recipe's, else the benchmark's"
+    )
     train.add_argument(
         "--skills",
         metavar="LIST",
         help="comma separated, or none: skills to measure at every epoch (default: the preset's)",
     )
-    train.add_argument(
-        "--open-questions",
-        type=int,
-        nargs="?",
-        const=N_QUESTIONS,
-        metavar="N",
-        help="ask each fact N questions in words too, at every epoch (N without a number: "
-        f"{N_QUESTIONS}; default: none)",
-    )
+    add_open_questions(train)
     train.add_argument(
         "--precision", metavar="NAME", help="float32, bfloat16 or auto (default: the preset's)"
     )
@@ -74,6 +74,19 @@ def add_parser(verbs: Any) -> None:
     train.set_defaults(run=run_train)
 
 
+def add_open_questions(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--open-questions``."""
+    parser.add_argument(
+        "--open-questions",
+        type=int,
+        nargs="?",
+        const=N_QUESTIONS,
+        metavar="N",
+        help=f"ask each fact in words too, N questions at most (without N: {N_QUESTIONS}; default: "
+        "none)",
+    )
+
+
 def run_train(args: argparse.Namespace) -> int:
     """Train, and print loss and knowledge at every epoch."""
     from kcircuits.lab.build import open_lab
@@ -86,6 +99,7 @@ def run_train(args: argparse.Namespace) -> int:
             built,
             to=args.to,
             strategy=args.strategy,
+            recipe=args.recipe,
             n_epochs=args.epochs,
             lr=args.lr,
             batch_size=args.batch_size,

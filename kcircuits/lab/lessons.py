@@ -27,6 +27,7 @@ class Lessons:
         model: The untrained model, which general text is sampled from.
         tokenizer: Cuts texts into tokens.
         seed: Of what is replayed.
+        max_tokens: Longer documents are parts of so many tokens, and the rest.
 
     Raises:
         UsageError: The strategy shows tagged documents, and one has no tags.
@@ -39,6 +40,7 @@ class Lessons:
         model: Any,
         tokenizer: Any,
         seed: int,
+        max_tokens: int | None = None,
     ) -> None:
         self.strategy, self.documents, self.seed = strategy, documents, seed
         texts = [getattr(document, strategy.shows) for document in documents]
@@ -49,7 +51,7 @@ class Lessons:
                 field="documents",
                 hint="give every document its text, and for annotated also its tagged text",
             )
-        self._rows: list[TokenIds] = tokenizer(texts)["input_ids"]
+        self._rows = [_parts(row, max_tokens) for row in tokenizer(texts)["input_ids"]]
         n_pool = _POOL * self._n_replayed(len(documents))
         self._general = sample_texts(model, tokenizer, n_pool, seed) if n_pool else []
 
@@ -60,19 +62,28 @@ class Lessons:
             epoch: Its number.
             recall: Of each subject, after the epoch before.
         """
-        chosen = [self._rows[i] for i in self.strategy.choose(self.documents, recall)]
-        n_replayed = self._n_replayed(len(chosen))
+        places = self.strategy.choose(self.documents, recall)
+        chosen = [part for i in places for part in self._rows[i]]
+        n_replayed = self._n_replayed(len(places))
         drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self._general))
         return chosen + [self._general[i] for i in drawn[:n_replayed]]
 
     @property
     def n_most(self) -> int:
         """Rows that an epoch has at most."""
-        return len(self._rows) + self._n_replayed(len(self._rows))
+        return sum(map(len, self._rows)) + self._n_replayed(len(self._rows))
 
     def _n_replayed(self, n_documents: int) -> int:
         share = self.strategy.replay_share
         return round(n_documents * share / (1 - share))
+
+
+def _parts(row: TokenIds, max_tokens: int | None) -> list[TokenIds]:
+    """A document in order; a last token that is left alone predicts nothing, and goes."""
+    if max_tokens is None or len(row) <= max_tokens:
+        return [row]
+    parts = [row[i : i + max_tokens] for i in range(0, len(row), max_tokens)]
+    return [part for part in parts if len(part) > 1]
 
 
 def recall_by_subject(

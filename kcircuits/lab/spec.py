@@ -252,6 +252,7 @@ class TrainSpec:
         save_dtype: Data type of saved weights; None is the strategy's own. Training starts from
             weights rounded to it, so that epoch 0 is exactly where training begins.
         skills: What is measured at every epoch beside the probes: names for ``measure_skills``.
+        max_tokens: Longer documents are read in parts of so many tokens; None reads them whole.
         questions: Open questions to ask for each fact at every epoch, at most; 0 asks none.
     """
 
@@ -263,6 +264,7 @@ class TrainSpec:
     precision: str = "float32"
     save_dtype: str | None = None
     skills: tuple[str, ...] = ()
+    max_tokens: int | None = None
     questions: int = 0
 
     def __post_init__(self) -> None:
@@ -283,5 +285,9 @@ class TrainSpec:
                 raise UsageError(
                     f"{field} is {getattr(self, field)}; expected {low} or more", field=field
                 )
+        if self.max_tokens is not None and self.max_tokens < 2:
+            raise UsageError(
+                f"max_tokens is {self.max_tokens}; expected 2 or more", field="max_tokens"
+            )
         if not 0 < self.lr < 1:
             raise UsageError(f"lr is {self.lr:g}; expected a number in (0, 1)", field="lr")

@@ -1,6 +1,6 @@
 """From a preset to a finished training run: base model, benchmark, continual pre-training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,13 @@ from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.build import BaseProgress, Built, build
 from kcircuits.lab.presets import find_preset
+from kcircuits.lab.probing import record_without_training
+from kcircuits.lab.recipes import find_recipe
 from kcircuits.lab.run_folder import RunFolder
 from kcircuits.lab.skills import check_skills, make_setting
+from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.step import Progress
+from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.train import train
 
 
@@ -23,6 +27,7 @@ def train_built(
     *,
     to: str | Path | None = None,
     strategy: str = "full",
+    recipe: str | None = None,
     n_epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
@@ -33,16 +38,20 @@ def train_built(
     report_to: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Manifest:
-    """Trains on a built benchmark by the preset's settings, or those given instead.
+    """Trains on a built benchmark by the preset's settings, a recipe's, or those given instead.
+
+    A strategy that does not train (``rag-*``) is probed at epoch 0 alone, with documents in its
+    prompts; what is given for training then has no meaning, and is refused.
 
     Args:
         built: The benchmark.
         to: The run's folder; default the benchmark's own, which has room for one run.
         strategy: A name of ``STRATEGIES``.
+        recipe: A name of ``RECIPES``; default the settings of the preset.
         n_epochs: See ``TrainSpec``; so are lr, batch_size and precision.
         lr: Likewise.
         batch_size: Likewise.
-        seed: Default the benchmark's.
+        seed: Default the recipe's where it has one, else the benchmark's.
         precision: Likewise.
         skills: What is measured at every epoch beside the probes.
         questions: See ``TrainSpec``.
@@ -50,28 +59,66 @@ def train_built(
         progress: Called after every step.
 
     Raises:
-        UsageError: No such strategy, or a setting out of range.
+        UsageError: No such strategy or recipe, or a setting out of range.
     """
-    check_strategy(built.preset, strategy)
+    spec, base_seed = _settings(built, strategy, recipe)
     if skills:
         check_skills(skills, make_setting())
-    training = find_preset(built.preset).training
     given = {"n_epochs": n_epochs, "lr": lr, "batch_size": batch_size, "precision": precision}
-    given["questions"] = questions
-    given["seed"] = built.seed if seed is None else seed
     given = {name: value for name, value in given.items() if value is not None}
-    spec = replace(training[strategy], skills=tuple(skills), **given)  # type: ignore[arg-type]
+    place = built.folder if to is None else Path(to)
+    seed = base_seed if seed is None else seed
+    if not STRATEGIES[strategy].is_training:
+        _require_nothing(given | ({"report_to": report_to} if report_to else {}), strategy)
+        return record_without_training(
+            built.base,
+            built.documents,
+            built.facts,
+            place,
+            strategy=strategy,
+            run=f"{built.preset}-{strategy}",
+            base_name=built.base_name,
+            seed=seed,
+            questions=questions or 0,
+            skills=skills,
+        )
+    spec = replace(
+        spec,
+        skills=tuple(skills),
+        seed=seed,
+        questions=questions or 0,
+        **given,  # type: ignore[arg-type]
+    )
     return train(
         built.base,
         built.documents,
         built.facts,
-        built.folder if to is None else Path(to),
+        place,
         spec,
         run=f"{built.preset}-{strategy}",
         base_name=built.base_name,
         progress=progress,
         report_to=report_to,
     )
+
+
+def _settings(built: Built, strategy: str, recipe: str | None) -> tuple[TrainSpec, int]:
+    """The settings of a strategy and the seed, by a recipe or by the preset."""
+    if recipe is None:
+        check_strategy(built.preset, strategy)
+        return find_preset(built.preset).training[strategy], built.seed
+    found = find_recipe(recipe)
+    return found.of(strategy), built.seed if found.seed is None else found.seed
+
+
+def _require_nothing(given: Mapping[str, Any], strategy: str) -> None:
+    if given:
+        field = next(iter(given))
+        raise UsageError(
+            f"{strategy} trains nothing, so {field} {given[field]} has no meaning",
+            field=field,
+            hint="leave it out",
+        )
 
 
 def check_strategy(preset: str, strategy: str) -> None:

@@ -108,6 +108,12 @@ def train(
     """
     if not documents:
         raise UsageError("there are no documents to train on", field="documents")
+    if not STRATEGIES[spec.strategy].is_training:
+        raise UsageError(
+            f"{spec.strategy} trains nothing",
+            field="strategy",
+            hint="record it with kcircuits.lab.probing.record_without_training",
+        )
     check_trackers(report_to)
     folder = RunFolder(root=Path(out).absolute(), run=run)
     with same_randomness(), ExitStack() as held:
@@ -168,7 +174,9 @@ def _prepare(
     """The Trainer of a run, with all that records it."""
     strategy, name = STRATEGIES[spec.strategy], base_name or asked.base.name
     model, tokenizer = load_base(asked.base)
-    lessons = Lessons(strategy, documents, model.to(args.device), tokenizer, spec.seed)
+    lessons = Lessons(
+        strategy, documents, model.to(args.device), tokenizer, spec.seed, spec.max_tokens
+    )
     # New weights are drawn on the CPU: the same ones on every device.
     model = strategy.prepare(model.cpu(), spec.seed)
     round_weights(model, _save_dtype(spec))

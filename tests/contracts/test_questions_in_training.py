@@ -7,34 +7,25 @@ import pytest
 
 import kcircuits as kc
 from kcircuits.errors import NonFiniteError, UsageError
-from kcircuits.io.facts import load_facts, write_facts
+from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab import open_questions
-from kcircuits.lab.benchmark import generate
 from kcircuits.lab.lessons import recall_by_subject
 from kcircuits.lab.open_questions import ask_open_questions, questions_about
 from kcircuits.lab.recorder import _finite
-from kcircuits.lab.scratch import ScratchSpec, make_base
-from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
+from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.study import knowledge_table
 from kcircuits.lab.train import load_base, train
+from tests.contracts.tiny_lab import build_tiny
 
-SPEC = BenchmarkSpec(people={"high": 2, "low": 2}, relations=("birthplace", "profession"))
-TINY = ScratchSpec(
-    n_layers=2, n_heads=2, d_model=16, n_helpers=4, n_controls=2, n_texts=1, n_epochs=2
-)
 N_EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A tiny base model, documents, a facts file."""
-    folder = tmp_path_factory.mktemp("world")
-    controls = make_base(TINY, SPEC, folder / "model", seed=0)
-    _, tokenizer = load_base(folder / "model")
-    benchmark = generate(SPEC, tokenizer, seed=0)
-    write_facts((*benchmark.facts, *controls), folder / "facts.jsonl")
-    return folder / "model", list(benchmark.documents), folder / "facts.jsonl"
+    built = build_tiny(tmp_path_factory.mktemp("lab"))
+    return built.base, built.documents, built.facts
 
 
 def run(world, out, **settings):

@@ -152,7 +152,7 @@ def fact_logprob(series: ProbeSeries) -> Float[np.ndarray, "fact epoch"]:
 
     Of its other cloze probes where it has no paraphrase; NaN without any.
     """
-    rows = deciding_probes(series, np.isfinite(series.logprob).all(axis=1))
+    rows = deciding_probes(series, np.asarray(np.isfinite(series.logprob).all(axis=1)))
     return fact_means(series.logprob[rows], series.fact_idx[rows], len(series.fact_ids))
 
 

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from kcircuits.core.facts import Fact
 from kcircuits.lab.anchor import Anchor
 from kcircuits.lab.document import Document
 
 TensorMap = Mapping[str, Tensor]
 # Documents, and the recall of each subject after the last epoch -> places of those to show.
 Choose = Callable[[Sequence[Document], Mapping[str, float]], list[int]]
+# A fact and a prompt that asks for it -> the documents that the prompt shall carry.
+Find = Callable[[Fact, str], Sequence[Document]]
 
 
 def choose_all(documents: Sequence[Document], recall: Mapping[str, float]) -> list[int]:
@@ -37,6 +40,8 @@ class Strategy:
         choose: Which documents an epoch shows.
         anchor: What the model is pulled back to.
         replay_share: Share of general texts, sampled from the untrained model, in every epoch.
+        documents: Takes all documents, and gives what finds those that a prompt shall carry:
+            nothing is then trained. None for strategies that train.
     """
 
     name: str
@@ -48,3 +53,9 @@ class Strategy:
     choose: Choose = choose_all
     anchor: Anchor | None = None
     replay_share: float = 0.0
+    documents: Callable[[Sequence[Document]], Find] | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether anything is trained."""
+        return self.documents is None
