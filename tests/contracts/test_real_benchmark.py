@@ -2,7 +2,6 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -90,10 +89,10 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def built() -> Iterator[Benchmark]:
+def built() -> Benchmark:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pools, "probe_model", planted_rows)
-        yield real_benchmark(SPEC, None, learned_tokenizer(), **NUMBERS, seed=3)
+        return real_benchmark(SPEC, None, learned_tokenizer(), **NUMBERS, seed=3)
 
 
 def of_split(facts: Any, split: str) -> list[Fact]:
