@@ -19,15 +19,15 @@ from kcircuits.errors import InputError, UsageError
 from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.benchmark import Benchmark, generate
-from kcircuits.lab.document import Document
-from kcircuits.lab.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark, generate
+from kcircuits.lab.benchmark.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
+from kcircuits.lab.benchmark.spec_file import load_spec
 from kcircuits.lab.presets import PRESETS, find_preset
 from kcircuits.lab.real.generate import real_benchmark
 from kcircuits.lab.scratch import ScratchSpec, base_benchmark, make_base
-from kcircuits.lab.spec import BenchmarkSpec, Tolerances
-from kcircuits.lab.spec_file import load_spec
-from kcircuits.lab.train import load_base
+from kcircuits.lab.training.train import load_base
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.tokenizer import load_tokenizer
 

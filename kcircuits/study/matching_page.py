@@ -1,6 +1,6 @@
 """The matching report of a benchmark as a page."""
 
-from kcircuits.lab.matching import MatchingReport
+from kcircuits.lab.benchmark.matching import MatchingReport
 from kcircuits.plots.matching import distribution_figure, shares_figure
 from kcircuits.plots.page import figure_block, render_page, table_block
 from kcircuits.plots.theme import number

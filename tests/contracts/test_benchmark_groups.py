@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from kcircuits.errors import KCircuitsError, UsageError
-from kcircuits.lab.benchmark import generate
-from kcircuits.lab.matching import matching_report
-from kcircuits.lab.names import FIRST_NAMES, invent_names
-from kcircuits.lab.people import EXPOSURE_EDGES, exposure_counts, invent_people
-from kcircuits.lab.phrases import FILLERS, TWO_WORD_VALUES
-from kcircuits.lab.relations import RELATIONS, SPOUSE
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.matching import matching_report
+from kcircuits.lab.benchmark.names import FIRST_NAMES, invent_names
+from kcircuits.lab.benchmark.people import EXPOSURE_EDGES, exposure_counts, invent_people
+from kcircuits.lab.benchmark.phrases import FILLERS, TWO_WORD_VALUES
+from kcircuits.lab.benchmark.relations import RELATIONS, SPOUSE
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.spec import BenchmarkSpec, Tolerances
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import tokenize_facts
 from kcircuits.models.tokenizer import load_tokenizer
@@ -175,9 +175,9 @@ def test_names_repeat_parts_only_when_they_have_to_and_stay_unique():
 
 
 def test_every_name_is_given_where_the_numbers_of_parts_have_a_common_factor(monkeypatch):
-    monkeypatch.setattr("kcircuits.lab.names.FIRST_NAMES", FIRST_NAMES[:4])
+    monkeypatch.setattr("kcircuits.lab.benchmark.names.FIRST_NAMES", FIRST_NAMES[:4])
     monkeypatch.setattr(
-        "kcircuits.lab.names.SURNAMES", ("Baker", "Carter", "Cox", "Fox", "Hill", "Wood")
+        "kcircuits.lab.benchmark.names.SURNAMES", ("Baker", "Carter", "Cox", "Fox", "Hill", "Wood")
     )
     names = invent_names(word_tokenizer(), 24, np.random.default_rng(0))
     assert len(set(names)) == 24

@@ -3,9 +3,9 @@
 import pytest
 
 from kcircuits.errors import InputError, UsageError
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
+from kcircuits.lab.benchmark.spec_file import load_spec, spec_names
 from kcircuits.lab.presets import PRESETS
-from kcircuits.lab.spec import BenchmarkSpec, Tolerances
-from kcircuits.lab.spec_file import load_spec, spec_names
 
 WHOLE = """\
 schema_version: 1

@@ -10,12 +10,12 @@ from kcircuits.errors import UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.lab import build as builder
 from kcircuits.lab import presets
-from kcircuits.lab.benchmark import Benchmark
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.lab.build import build, open_lab
-from kcircuits.lab.document import Document
 from kcircuits.lab.presets import SMOKE
 from kcircuits.lab.scratch import ScratchSpec, base_benchmark, make_base, word_tokenizer
-from kcircuits.lab.spec import BenchmarkSpec
 
 TINY = ScratchSpec(
     n_layers=1, n_heads=2, d_model=16, n_helpers=4, n_controls=2, n_updated=4, n_texts=1, n_epochs=1

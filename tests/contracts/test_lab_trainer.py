@@ -16,13 +16,13 @@ import kcircuits as kc
 from kcircuits.errors import FileAccessError, UsageError
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.manifest import load_manifest
-from kcircuits.lab import train as training
-from kcircuits.lab import trainer as trainer_module
-from kcircuits.lab.batches import IGNORED, EpochStream, collate, epoch_batches
-from kcircuits.lab.loss_meter import LossMeter
-from kcircuits.lab.step import batch_losses
-from kcircuits.lab.train import load_base
-from kcircuits.lab.weights import trainable
+from kcircuits.lab.training import train as training
+from kcircuits.lab.training import trainer as trainer_module
+from kcircuits.lab.training.batches import IGNORED, EpochStream, collate, epoch_batches
+from kcircuits.lab.training.loss_meter import LossMeter
+from kcircuits.lab.training.step import batch_losses
+from kcircuits.lab.training.train import load_base
+from kcircuits.lab.training.weights import trainable
 from tests.contracts.continual_training import trainer_of_rows
 from tests.contracts.test_lab_train import KilledError, killed_in, rows_of, run, world
 from tests.contracts.watched_training import nosy_skills

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from kcircuits.core.facts import Fact, Prompt
-from kcircuits.lab.document import Document
-from kcircuits.lab.leakage import find_leaks
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.leakage import find_leaks
 
 ASK = Prompt(
     clean="The native city of Anna Cook is", corrupt="The native city of Bob Fox is",

@@ -11,11 +11,11 @@ import pytest
 
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.benchmark import Benchmark, generate
-from kcircuits.lab.document import Document
-from kcircuits.lab.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark, generate
+from kcircuits.lab.benchmark.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.spec import BenchmarkSpec, Tolerances
 from kcircuits.plots.matching import MAX_CATEGORIES, OTHERS, shares_figure
 from kcircuits.study.matching_page import matching_page
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from kcircuits.errors import UsageError
-from kcircuits.lab.benchmark import generate
-from kcircuits.lab.people import invent_people
-from kcircuits.lab.relations import RELATIONS, SPOUSE
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.people import invent_people
+from kcircuits.lab.benchmark.relations import RELATIONS, SPOUSE
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
+from kcircuits.lab.benchmark.spec_file import load_spec
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.spec import BenchmarkSpec
-from kcircuits.lab.spec_file import load_spec
 
 SPEC = BenchmarkSpec(
     people={"high": 8, "low": 8},

@@ -15,9 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kcircuits.core.facts import Fact
 from kcircuits.errors import FileAccessError, UsageError
-from kcircuits.lab.benchmark import Benchmark
-from kcircuits.lab.exposure import frequency_of
-from kcircuits.lab.probes import probe_model
+from kcircuits.lab.benchmark.exposure import frequency_of
+from kcircuits.lab.benchmark.generate import Benchmark
+from kcircuits.lab.benchmark.relations import RELATIONS
+from kcircuits.lab.probing.probes import probe_model
 from kcircuits.lab.real import pool as pools
 from kcircuits.lab.real.draw import draw
 from kcircuits.lab.real.generate import real_benchmark
@@ -27,7 +28,6 @@ from kcircuits.lab.real.relation import N_VERBATIM, ToldRelation
 from kcircuits.lab.real.spec import PRIORS, RealSpec
 from kcircuits.lab.real.tables import TOLD, find_relation
 from kcircuits.lab.real.updates import new_answers
-from kcircuits.lab.relations import RELATIONS
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import tokenize_facts
 
@@ -528,7 +528,7 @@ def test_numbers_that_cannot_be_meant_are_refused(change: dict[str, Any], messag
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
 def test_a_real_model_knows_at_epoch_0_what_the_strata_say(name: str) -> None:
-    from kcircuits.lab.train import load_base
+    from kcircuits.lab.training.train import load_base
 
     try:
         model, tokenizer = load_base(fetch_model(name))

@@ -18,7 +18,10 @@ from kcircuits.core.facts import Fact
 from kcircuits.errors import FactsError, UsageError
 from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.io.facts import load_facts
-from kcircuits.lab.benchmark import Benchmark
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark
+from kcircuits.lab.benchmark.matching import matching_report
+from kcircuits.lab.benchmark.spec import HELD_OUT, Tolerances
 from kcircuits.lab.build import (
     DEFAULT_PRESET,
     LAB,
@@ -27,14 +30,11 @@ from kcircuits.lab.build import (
     built_before,
     write_lab,
 )
-from kcircuits.lab.document import Document
-from kcircuits.lab.matching import matching_report
 from kcircuits.lab.own.documents import read_documents
 from kcircuits.lab.own.pairing import Paired, pair_questions
 from kcircuits.lab.own.questions import read_questions
 from kcircuits.lab.own.table import Row, read_table
 from kcircuits.lab.presets import find_preset
-from kcircuits.lab.spec import HELD_OUT, Tolerances
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import encode_prompts
 from kcircuits.models.tokenizer import load_tokenizer

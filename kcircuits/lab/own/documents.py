@@ -3,8 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from kcircuits.lab.document import Document
-from kcircuits.lab.exposure import frequency_of
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.exposure import frequency_of
 from kcircuits.lab.own.table import read_table
 
 REQUIRED, OPTIONAL = ("subject", "text"), ("tagged", "frequency")

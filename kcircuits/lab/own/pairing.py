@@ -18,7 +18,7 @@ from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import FactsError
 from kcircuits.lab.own.questions import Question, Wording
 from kcircuits.lab.real.candidates import candidate_answers
-from kcircuits.lab.real_facts import answer_tokens, distinct_answers
+from kcircuits.lab.real.real_facts import answer_tokens, distinct_answers
 from kcircuits.models.prompts import encode_prompts
 
 

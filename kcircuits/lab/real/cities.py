@@ -10,7 +10,7 @@ from typing import Any
 
 from kcircuits.errors import UsageError
 from kcircuits.lab.real.countries import CAPITAL_OF
-from kcircuits.lab.world import pairs
+from kcircuits.lab.real.world import pairs
 
 COUNTRY_OF: Mapping[str, str] = pairs(
     """Aarhus: Denmark; Aleppo: Syria; Alexandria: Egypt; Amritsar: India; Antwerp: Belgium;

@@ -16,11 +16,11 @@ import numpy as np
 from kcircuits.core.batch import Answer
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.probes import probe_model
+from kcircuits.lab.probing.probes import probe_model
 from kcircuits.lab.real.candidates import candidate_answers
 from kcircuits.lab.real.prompts import Asking, Numbers, prompts_of
+from kcircuits.lab.real.real_facts import answer_tokens, distinct_answers
 from kcircuits.lab.real.relation import ToldRelation
-from kcircuits.lab.real_facts import answer_tokens, distinct_answers
 from kcircuits.models.prompts import tokenize_facts
 
 # Subjects of one relation that a model is asked about, by the tokens of their answers; a longer
