@@ -1,8 +1,8 @@
 """Continual pre-training with probes: a checkpoint, its probes and its loss at every epoch.
 
 Training is transformers' (``trainer``), and each epoch is recorded by the callback that records the
-Trainers of others (``callback``). Beside its files lies ``state/``, for a run that was killed; it goes when the run is finished, which is when the manifest has all
-epochs.
+Trainers of others (``callback``). Beside its files lies ``state/``, for a run that was killed; it
+goes when the run is finished, which is when the manifest has all epochs.
 
 A run that was killed goes on after its last whole epoch, with the same weights bit for bit.
 """
