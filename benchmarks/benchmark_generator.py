@@ -21,9 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from record import measurement, parser, report
 
 from kcircuits.io.facts import write_facts
-from kcircuits.lab.benchmark import generate
-from kcircuits.lab.matching import matching_report
-from kcircuits.lab.spec import BenchmarkSpec
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.matching import matching_report
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.tokenizer import load_tokenizer
 

@@ -23,10 +23,10 @@ from kcircuits.core.batch import PromptBatch
 from kcircuits.evaluation.probe import answer_statistics, probe_rows
 from kcircuits.io.facts import load_facts
 from kcircuits.lab.build import build
-from kcircuits.lab.open_questions import ask_open_questions, questions_about
-from kcircuits.lab.probes import probe_model
-from kcircuits.lab.train import load_base
-from kcircuits.lab.undisturbed import undisturbed
+from kcircuits.lab.probing.open_questions import ask_open_questions, questions_about
+from kcircuits.lab.probing.probes import probe_model
+from kcircuits.lab.training.train import load_base
+from kcircuits.lab.training.undisturbed import undisturbed
 from kcircuits.models.prompts import tokenize_facts
 
 LIMIT = 0.6

@@ -15,7 +15,7 @@ import torch
 from record import measurement, parser, report
 from transformers import AutoModelForCausalLM
 
-from kcircuits.lab.generation import generate
+from kcircuits.lab.probing.generation import generate
 from kcircuits.lab.skills import DEFAULT_SKILLS, measure_skills
 from kcircuits.models import fetch_model
 from kcircuits.models.tokenizer import load_tokenizer

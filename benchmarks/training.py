@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from record import measurement, parser, report
 
-from kcircuits.lab.batches import collate, epoch_batches
-from kcircuits.lab.benchmark import generate
-from kcircuits.lab.loss_meter import LossMeter
-from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
-from kcircuits.lab.step import Step
-from kcircuits.lab.train import load_base
-from kcircuits.lab.trainer import ContinualTrainer, Course, training_arguments
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
+from kcircuits.lab.training.batches import collate, epoch_batches
+from kcircuits.lab.training.loss_meter import LossMeter
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.step import Step
+from kcircuits.lab.training.train import load_base
+from kcircuits.lab.training.trainer import ContinualTrainer, Course, training_arguments
 from kcircuits.models import fetch_model
 
 LIMIT = 0.85

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kcircuits.cli.lab_build_own import add_own_options, is_own, run_build_own
 from kcircuits.cli.options import common
 from kcircuits.cli.output import print_json, printable
 from kcircuits.errors import EXIT_OK
@@ -35,6 +36,7 @@ def add_parser(verbs: Any) -> None:
     )
     build.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     build.add_argument("--model", metavar="MODEL", help="another base model: name, folder, Hub id")
+    add_own_options(build)
     build.set_defaults(run=run_build)
     build.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"default: {OUT}")
 
@@ -46,6 +48,8 @@ def run_build(args: argparse.Namespace) -> int:
     from kcircuits.lab.build import build
     from kcircuits.study.matching_page import matching_page
 
+    if is_own(args):
+        return run_build_own(args)
     with base_bar(args.quiet) as progress:
         built = build(
             args.preset,

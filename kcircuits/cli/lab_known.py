@@ -9,7 +9,7 @@ from kcircuits.cli.output import print_json, print_table, printable
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.lab.known_facts import KnownFacts
+    from kcircuits.lab.real.known_facts import KnownFacts
 
 
 def add_parser(verbs: Any) -> None:
@@ -35,7 +35,7 @@ def run_known(args: argparse.Namespace) -> int:
 
     from kcircuits.io.atomic import make_folder
     from kcircuits.io.facts import write_facts
-    from kcircuits.lab.known_facts import draw_known_facts, require_draw
+    from kcircuits.lab.real.known_facts import draw_known_facts, require_draw
     from kcircuits.models import fetch_model, load_model
 
     require_draw(args.n, args.seed)

@@ -48,8 +48,8 @@ def run_probe(args: argparse.Namespace) -> int:
     """Ask, write and print; whatever cannot be asked is told before a model is loaded."""
     from kcircuits.io.atomic import make_folder, write_atomic
     from kcircuits.io.facts import load_facts
-    from kcircuits.lab.probing import load_checkpoint, probe_facts
-    from kcircuits.lab.rag import read_documents
+    from kcircuits.lab.probing.alone import load_checkpoint, probe_facts
+    from kcircuits.lab.probing.carried_documents import read_documents
     from kcircuits.lab.strategies import STRATEGIES
 
     checkpoint, facts_file = _asked(args)

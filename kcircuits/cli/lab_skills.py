@@ -41,7 +41,7 @@ def run_skills(args: argparse.Namespace) -> int:
         make_setting,
         measure_skills,
     )
-    from kcircuits.lab.train import load_base
+    from kcircuits.lab.training.train import load_base
     from kcircuits.models import fetch_model
 
     names = DEFAULT_SKILLS if args.skills is None else args.skills.split(",")

@@ -12,7 +12,7 @@ from kcircuits.cli.output import print_json, print_table, printable
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.lab.step import Step
+    from kcircuits.lab.training.step import Step
 
 N_QUESTIONS = 2
 # As in the registry, which is not asked: it would load torch.
@@ -90,8 +90,8 @@ def add_open_questions(parser: argparse.ArgumentParser) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train, and print loss and knowledge at every epoch."""
     from kcircuits.lab.build import open_lab
-    from kcircuits.lab.processes import is_main_process
     from kcircuits.lab.study import knowledge_table, train_built
+    from kcircuits.lab.training.processes import is_main_process
 
     built = open_lab(args.out)
     with training_bar(args.quiet or not is_main_process()) as progress:

@@ -32,7 +32,7 @@ STRATEGIES = {
     "VFT_MAIN": "main-docs",
     "rag_gold": "rag-gold",
     "rag_entity": "rag-entity",
-    "rag_all": "rag-all",
+    "rag_all": "rag-retrieved",
 }
 BASELINE = "baseline"
 # Their file -> whose circuit it is, measured on the weights of the folder's epoch.

@@ -19,14 +19,15 @@ from kcircuits.errors import InputError, UsageError
 from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.benchmark import Benchmark, generate
-from kcircuits.lab.document import Document
-from kcircuits.lab.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark, generate
+from kcircuits.lab.benchmark.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
+from kcircuits.lab.benchmark.spec_file import load_spec
 from kcircuits.lab.presets import PRESETS, find_preset
+from kcircuits.lab.real.generate import real_benchmark
 from kcircuits.lab.scratch import ScratchSpec, base_benchmark, make_base
-from kcircuits.lab.spec import BenchmarkSpec, Tolerances
-from kcircuits.lab.spec_file import load_spec
-from kcircuits.lab.train import load_base
+from kcircuits.lab.training.train import load_base
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.tokenizer import load_tokenizer
 
@@ -102,7 +103,7 @@ def build(
     folder = Path(out)
     request = {"preset": preset, "seed": seed, "model": model, "spec": benchmark_spec.to_json()}
     if (folder / LAB).is_file():
-        return _built_before(folder, request)
+        return built_before(folder, request)
     make_folder(folder)
     if isinstance(chosen.base, str) or model is not None:
         base_name = model or str(chosen.base)
@@ -111,17 +112,30 @@ def build(
     else:
         base_name, base = f"scratch-{seed}", folder / MODEL
         beside = _scratch_part(chosen.base, benchmark_spec, base, seed, progress)
+    whole = _matched(folder, benchmark_spec, beside, base, seed)
+    return write_lab(folder, request, whole, base=base, base_name=base_name)
+
+
+def _matched(
+    folder: Path, spec: BenchmarkSpec, beside: Benchmark, base: Path, seed: int
+) -> Benchmark:
+    """The invented part and what stands beside it; its report is written, then required."""
     tokenizer = load_tokenizer(base)
-    invented = generate(benchmark_spec, tokenizer, seed)
+    invented = generate(spec, tokenizer, seed)
     facts = (*invented.facts, *beside.facts)
     documents = (*invented.documents, *beside.documents)
-    report = matching_report(
-        facts, documents, tokenizer, tolerances=benchmark_spec.tolerances, seed=seed
-    )
+    report = matching_report(facts, documents, tokenizer, tolerances=spec.tolerances, seed=seed)
     report.write(folder / MATCHING)
     report.require()
-    write_facts(facts, folder / FACTS)
-    rows = [json.dumps(asdict(document), ensure_ascii=False) for document in documents]
+    return Benchmark(facts=facts, documents=documents)
+
+
+def write_lab(
+    folder: Path, request: dict[str, Any], benchmark: Benchmark, *, base: Path, base_name: str
+) -> Built:
+    """Writes facts, documents and, last, the record of what was asked."""
+    write_facts(benchmark.facts, folder / FACTS)
+    rows = [json.dumps(asdict(document), ensure_ascii=False) for document in benchmark.documents]
     write_atomic(folder / DOCUMENTS, "".join(row + "\n" for row in rows))
     inside = base.resolve().is_relative_to(folder.resolve())
     place = MODEL if inside else str(base.resolve())
@@ -136,7 +150,7 @@ def _document(row: dict[str, Any]) -> Document:
     return Document(**{**row, **lists})
 
 
-def _built_before(folder: Path, request: dict[str, Any]) -> "Built":
+def built_before(folder: Path, request: dict[str, Any]) -> "Built":
     """What a folder holds; UsageError where it was asked for otherwise."""
     before = _read(folder / LAB)["request"]
     if before == request:
@@ -163,8 +177,6 @@ def real_part(spec: BenchmarkSpec, base: Path, seed: int) -> Benchmark:
     """The real facts of a spec, by what the base model knows, and documents about them."""
     if spec.real is None:
         return Benchmark(facts=(), documents=())
-    from kcircuits.lab.real.generate import real_benchmark
-
     model, tokenizer = load_base(base)
     asked = {kind: int(n) for kind, n in spec.probes.items() if kind in _REAL_KINDS and n >= 1}
     return real_benchmark(

@@ -16,9 +16,9 @@ from pathlib import Path
 from kcircuits.errors import StoreBusyError, UsageError
 from kcircuits.io.atomic import make_folder, sync_folder
 from kcircuits.lab.build import Built
-from kcircuits.lab.run_folder import RunFolder
-from kcircuits.lab.step import Progress
 from kcircuits.lab.study import check_strategy, train_built
+from kcircuits.lab.training.run_folder import RunFolder
+from kcircuits.lab.training.step import Progress
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
 

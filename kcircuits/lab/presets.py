@@ -8,7 +8,7 @@ from kcircuits.errors import UsageError
 from kcircuits.lab.recipes import RECIPES
 from kcircuits.lab.scratch import ScratchSpec
 from kcircuits.lab.skills import DEFAULT_SKILLS
-from kcircuits.lab.spec import TrainSpec
+from kcircuits.lab.training.spec import TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)

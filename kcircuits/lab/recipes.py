@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from kcircuits.errors import UsageError
-from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
+from kcircuits.lab.training.spec import TrainSpec
 
 # Strategies that the seed study has; the others go beyond it.
 _OF_SEED = ("lora", "annotated", "curriculum", "kl-base", "kl-previous", "main-docs",

@@ -18,17 +18,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kcircuits.core.facts import Fact
-from kcircuits.lab.batches import epoch_batches
-from kcircuits.lab.benchmark import Benchmark
-from kcircuits.lab.document import Document
-from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
-from kcircuits.lab.pairs import Group, ask_group, asked_relations, check_alignment
-from kcircuits.lab.people import EXPOSURE_EDGES, Entity, answers_of, partner_row, stratum_of
-from kcircuits.lab.phrases import FILLERS, TWO_WORD_VALUES
-from kcircuits.lab.relations import RELATIONS, SPOUSE
-from kcircuits.lab.spec import HELD_OUT, BenchmarkSpec
-from kcircuits.lab.step import train_step
-from kcircuits.lab.telling import tell
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark
+from kcircuits.lab.benchmark.names import FIRST_NAMES, SURNAMES, invent_names
+from kcircuits.lab.benchmark.pairs import Group, ask_group, asked_relations, check_alignment
+from kcircuits.lab.benchmark.people import (
+    EXPOSURE_EDGES,
+    Entity,
+    answers_of,
+    partner_row,
+    stratum_of,
+)
+from kcircuits.lab.benchmark.phrases import FILLERS, TWO_WORD_VALUES
+from kcircuits.lab.benchmark.relations import RELATIONS, SPOUSE
+from kcircuits.lab.benchmark.spec import HELD_OUT, BenchmarkSpec
+from kcircuits.lab.benchmark.telling import tell
+from kcircuits.lab.training.batches import epoch_batches
+from kcircuits.lab.training.step import train_step
 from kcircuits.models.quiet import quiet
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"

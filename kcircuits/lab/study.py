@@ -12,14 +12,14 @@ from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.build import BaseProgress, Built, build
 from kcircuits.lab.presets import find_preset
-from kcircuits.lab.probing import record_without_training
+from kcircuits.lab.probing.alone import record_without_training
 from kcircuits.lab.recipes import find_recipe
-from kcircuits.lab.run_folder import RunFolder
 from kcircuits.lab.skills import check_skills, make_setting
-from kcircuits.lab.spec import TrainSpec
-from kcircuits.lab.step import Progress
 from kcircuits.lab.strategies import STRATEGIES
-from kcircuits.lab.train import train
+from kcircuits.lab.training.run_folder import RunFolder
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.step import Progress
+from kcircuits.lab.training.train import train
 
 
 def train_built(

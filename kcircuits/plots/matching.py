@@ -8,6 +8,10 @@ import plotly.graph_objects as go
 
 from kcircuits.plots.theme import DASHES, SERIES, TEMPLATE, as_text
 
+# More bars than these cannot be told apart.
+MAX_CATEGORIES = 60
+OTHERS = "all others"
+
 
 def distribution_figure(name: str, values: Mapping[str, Sequence[float]]) -> go.Figure:
     """Share of each group's members up to a value, as steps.
@@ -38,10 +42,13 @@ def distribution_figure(name: str, values: Mapping[str, Sequence[float]]) -> go.
 def shares_figure(name: str, values: Mapping[str, Sequence[str]]) -> go.Figure:
     """Share of every category in each group, as bars beside each other.
 
+    Of many categories the most frequent are shown, and the rest as one.
+
     Args:
         name: Of the quantity.
         values: By group.
     """
+    values = {group: _fewer(members, values) for group, members in values.items()}
     categories = sorted({value for members in values.values() for value in members})
     figure = go.Figure(layout={"template": TEMPLATE, "height": 360, "barmode": "group"})
     for place, (group, members) in enumerate(values.items()):
@@ -55,3 +62,12 @@ def shares_figure(name: str, values: Mapping[str, Sequence[str]]) -> go.Figure:
         )
     figure.update_xaxes(title_text=as_text(name), type="category")
     return figure.update_yaxes(title_text="share of the group", tickformat=".0%")
+
+
+def _fewer(members: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """The members, those of rare categories replaced."""
+    counts = Counter(value for group in groups.values() for value in group)
+    if len(counts) <= MAX_CATEGORIES:
+        return list(members)
+    frequent = {value for value, _ in counts.most_common(MAX_CATEGORIES - 1)}
+    return [value if value in frequent else OTHERS for value in members]

@@ -1,6 +1,6 @@
 """The matching report of a benchmark as a page."""
 
-from kcircuits.lab.matching import MatchingReport
+from kcircuits.lab.benchmark.matching import MatchingReport
 from kcircuits.plots.matching import distribution_figure, shares_figure
 from kcircuits.plots.page import figure_block, render_page, table_block
 from kcircuits.plots.theme import number
@@ -14,10 +14,16 @@ _COLUMNS = (
     {"label": "p, or limit of the floor", "kind": "text"},
     {"label": "matched", "kind": "text"},
 )
+_LEAK_COLUMNS = (
+    {"label": "fact", "kind": "text"},
+    {"label": "document", "kind": "text"},
+    {"label": "what", "kind": "text"},
+)
 _CAPTION = (
     "KS: largest difference between the distribution functions of two groups, with the p value of "
-    "the two-sample Kolmogorov-Smirnov test. JS: Jensen-Shannon divergence in bits, with what 95 % "
-    "of groups of the same sizes stay within when their members are dealt anew from both."
+    "the two-sample Kolmogorov-Smirnov test. JS: Jensen-Shannon divergence in bits, with what "
+    "{quantile:.0%} of groups of the same sizes stay within when their members are dealt anew from "
+    "both."
 )
 
 
@@ -47,9 +53,21 @@ def matching_page(report: MatchingReport, title: str) -> str:
             ("matched", "yes" if report.is_matched else "no"),
             ("leaks", len(report.leaks)),
             ("clean and corrupt of unequal length", len(report.unequal)),
+            ("told more or less often than stated", len(report.miscounted)),
         )
     ]
-    blocks = [table_block("groups", "Groups compared", _COLUMNS, rows, _CAPTION)]
+    caption = _CAPTION.format(quantile=report.tolerances.js_quantile)
+    blocks = [table_block("groups", "Groups compared", _COLUMNS, rows, caption)]
+    if report.leaks:
+        blocks.append(
+            table_block(
+                "leaks",
+                "Leaks",
+                _LEAK_COLUMNS,
+                [[leak.fact, str(leak.document), leak.what] for leak in report.leaks],
+                "Documents, by their place in the file, that say what they must not.",
+            )
+        )
     if figures:
         blocks.append(
             figure_block(

@@ -203,7 +203,7 @@ def _strata_rows(strategy: str, runs: Sequence[ProbeSeries]) -> list[Row]:
     first = runs[0]
     values: Float[np.ndarray, "fact epoch"] = np.mean([knowledge_values(r)[1] for r in runs], 0)
     entities = np.array(first.entities, dtype=object)
-    splits = np.array([strata.get("split", "all") for strata in first.strata], dtype=object)
+    splits = np.array([_split_of(strata) for strata in first.strata], dtype=object)
     rows: list[Row] = []
     for split in dict.fromkeys(splits):
         for stratum, value, chosen in _groups(first, splits == split):
@@ -223,6 +223,11 @@ def _strata_rows(strategy: str, runs: Sequence[ProbeSeries]) -> list[Row]:
                 for i, epoch in enumerate(first.epochs.tolist())
             ]
     return rows
+
+
+def _split_of(strata: Mapping[str, str]) -> str:
+    """Who the facts are about and which part they play: ``invented trained``, ``real control``."""
+    return " ".join(strata[key] for key in ("type", "split", "told") if key in strata) or "all"
 
 
 def _groups(series: ProbeSeries, chosen: Any) -> list[tuple[str, str, Any]]:

@@ -11,8 +11,8 @@ import pytest
 import kcircuits as kc
 from kcircuits import models
 from kcircuits.cli.main import main
-from kcircuits.lab import known_facts
-from kcircuits.lab.real_facts import real_facts
+from kcircuits.lab.real import known_facts
+from kcircuits.lab.real.real_facts import real_facts
 from tests.contracts.test_known_facts import FEW, learned_tokenizer
 
 # Of these nothing is known, and of those every fact has the same gap.

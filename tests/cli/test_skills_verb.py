@@ -6,8 +6,9 @@ import pytest
 
 from kcircuits import models
 from kcircuits.cli.main import main
-from kcircuits.lab import skills, train
+from kcircuits.lab import skills
 from kcircuits.lab.skills.skill import Score, Setting, Skill
+from kcircuits.lab.training import train
 
 ROWS = {"juggling": (1.0, 0.0, 1.0), "tasting": (0.0,)}
 

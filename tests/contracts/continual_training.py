@@ -1,8 +1,8 @@
 """A Trainer of ``lab train`` on rows that are the same in every epoch, without probes."""
 
-from kcircuits.lab.loss_meter import LossMeter
-from kcircuits.lab.spec import TrainSpec
-from kcircuits.lab.trainer import ContinualTrainer, Course, training_arguments
+from kcircuits.lab.training.loss_meter import LossMeter
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.trainer import ContinualTrainer, Course, training_arguments
 
 
 def trainer_of_rows(

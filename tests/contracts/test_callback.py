@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 import kcircuits as kc
 from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.io.facts import load_facts
-from kcircuits.lab import undisturbed
-from kcircuits.lab.train import load_base
-from kcircuits.lab.weights import trainable
+from kcircuits.lab.training import undisturbed
+from kcircuits.lab.training.train import load_base
+from kcircuits.lab.training.weights import trainable
 from kcircuits.models.quiet import quiet
 from tests.contracts.watched_training import (
     Tick,

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 import kcircuits as kc
 from kcircuits.io.facts import write_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.batches import pad
-from kcircuits.lab.benchmark import generate
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.lab.scratch import ScratchSpec, make_base
-from kcircuits.lab.spec import BenchmarkSpec
-from kcircuits.lab.train import load_base
+from kcircuits.lab.training.batches import pad
+from kcircuits.lab.training.train import load_base
 
 SPEC = BenchmarkSpec(people={"high": 2}, relations=("birthplace",))
 TINY = ScratchSpec(

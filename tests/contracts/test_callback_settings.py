@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, Trainer
 
 import kcircuits as kc
 from kcircuits.io.facts import load_facts
-from kcircuits.lab import recorder
-from kcircuits.lab.train import load_base
+from kcircuits.lab.training import recorder
+from kcircuits.lab.training.train import load_base
 from tests.contracts.watched_training import (
     Kill,
     KilledError,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kcircuits.errors import NonFiniteError, UsageError
-from kcircuits.lab.generation import end_tokens, generate
-from kcircuits.lab.likelihood import continuation_logprobs
+from kcircuits.lab.probing.generation import end_tokens, generate
+from kcircuits.lab.probing.likelihood import continuation_logprobs
 
 N_NEW = 9
 

@@ -17,10 +17,10 @@ import kcircuits as kc
 from kcircuits import evaluation
 from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import FileAccessError, UsageError
-from kcircuits.lab import known_facts
-from kcircuits.lab.known_facts import next_facts
-from kcircuits.lab.real_facts import POOL_SIZES, real_facts
-from kcircuits.lab.world import N_DISCOVERY, N_EVALUATION, WORLD, RealRelation, pairs
+from kcircuits.lab.real import known_facts
+from kcircuits.lab.real.known_facts import next_facts
+from kcircuits.lab.real.real_facts import POOL_SIZES, real_facts
+from kcircuits.lab.real.world import N_DISCOVERY, N_EVALUATION, WORLD, RealRelation, pairs
 from kcircuits.models.prompts import tokenize_facts
 
 SMOLLM2 = "smollm2-135m-instruct"

@@ -7,12 +7,12 @@ import pytest
 
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.benchmark import generate
-from kcircuits.lab.names import FIRST_NAMES, SURNAMES, invent_names
-from kcircuits.lab.people import answers_of, invent_people
-from kcircuits.lab.relations import CAPITAL, RELATIONS
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.names import FIRST_NAMES, SURNAMES, invent_names
+from kcircuits.lab.benchmark.people import answers_of, invent_people
+from kcircuits.lab.benchmark.relations import CAPITAL, RELATIONS
+from kcircuits.lab.benchmark.spec import DOCUMENTS, BenchmarkSpec
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.spec import DOCUMENTS, BenchmarkSpec
 from kcircuits.models.prompts import tokenize_facts
 
 PEOPLE = {"high": 9, "medium": 6, "low": 9, "none": 5}

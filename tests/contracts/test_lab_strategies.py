@@ -11,12 +11,12 @@ from kcircuits.analysis.dynamics.series import LEARNED_RECALL
 from kcircuits.cli.lab_train import STRATEGY_HELP
 from kcircuits.errors import UsageError
 from kcircuits.io.facts import load_facts
-from kcircuits.lab import train as training
-from kcircuits.lab.general_text import N_TOKENS, sample_texts
-from kcircuits.lab.lessons import Lessons, recall_by_subject
 from kcircuits.lab.presets import PRESETS
-from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
+from kcircuits.lab.training import train as training
+from kcircuits.lab.training.general_text import N_TOKENS, sample_texts
+from kcircuits.lab.training.lessons import Lessons, recall_by_subject
+from kcircuits.lab.training.spec import TrainSpec
 from tests.contracts.test_lab_train import KilledError, killed_in, rows_of, run, world
 
 __all__ = ["world"]  # the fixture

@@ -9,19 +9,20 @@ from kcircuits.io.checkpoint_files import content_hash, read_base_hash
 from kcircuits.io.facts import load_facts, write_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.manifest import load_manifest
-from kcircuits.lab import recorder, resume
-from kcircuits.lab.batches import IGNORED, epoch_batches, pad
-from kcircuits.lab.benchmark import generate
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
+from kcircuits.lab.benchmark.spec_file import load_spec
 from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.scratch import ScratchSpec, make_base
-from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
-from kcircuits.lab.spec_file import load_spec
-from kcircuits.lab.step import choose_precision, mean_loss
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.study import build_and_train, knowledge_table
-from kcircuits.lab.train import load_base, train
-from kcircuits.lab.trainer import ContinualTrainer
-from kcircuits.lab.weights import as_saved, trainable
+from kcircuits.lab.training import recorder, resume
+from kcircuits.lab.training.batches import IGNORED, epoch_batches, pad
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.step import choose_precision, mean_loss
+from kcircuits.lab.training.train import load_base, train
+from kcircuits.lab.training.trainer import ContinualTrainer
+from kcircuits.lab.training.weights import as_saved, trainable
 from kcircuits.models.load import load_model
 from kcircuits.models.prompts import tokenize, tokenize_facts
 from tests.contracts.continual_training import trainer_of_rows

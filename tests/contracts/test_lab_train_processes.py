@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 import kcircuits
 from kcircuits.io.facts import write_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.benchmark import generate
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.lab.scratch import ScratchSpec, make_base
-from kcircuits.lab.spec import BenchmarkSpec, TrainSpec
-from kcircuits.lab.train import load_base, train
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.train import load_base, train
 
 SPEC = BenchmarkSpec(people={"high": 2}, relations=("birthplace",))
 TINY = ScratchSpec(

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.integrations import integration_utils
 
@@ -15,13 +16,13 @@ import kcircuits as kc
 from kcircuits.errors import FileAccessError, UsageError
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.manifest import load_manifest
-from kcircuits.lab import train as training
-from kcircuits.lab import trainer as trainer_module
-from kcircuits.lab.batches import IGNORED, EpochStream, collate, epoch_batches
-from kcircuits.lab.loss_meter import LossMeter
-from kcircuits.lab.step import batch_losses
-from kcircuits.lab.train import load_base
-from kcircuits.lab.weights import trainable
+from kcircuits.lab.training import train as training
+from kcircuits.lab.training import trainer as trainer_module
+from kcircuits.lab.training.batches import IGNORED, EpochStream, collate, epoch_batches
+from kcircuits.lab.training.loss_meter import LossMeter
+from kcircuits.lab.training.step import batch_losses
+from kcircuits.lab.training.train import load_base
+from kcircuits.lab.training.weights import trainable
 from tests.contracts.continual_training import trainer_of_rows
 from tests.contracts.test_lab_train import KilledError, killed_in, rows_of, run, world
 from tests.contracts.watched_training import nosy_skills
@@ -249,6 +250,14 @@ def test_several_gpus_in_one_process_are_refused(world, tmp_path, monkeypatch):
         run(world, tmp_path / "out")
     assert "accelerate launch" in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_gradients_are_neither_clipped_nor_measured(world, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("a norm was taken")
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", never)
+    assert run(world, tmp_path, n_epochs=1).epochs == ("ep0", "ep1")
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(world, tmp_path):

@@ -11,11 +11,12 @@ import pytest
 
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.benchmark import Benchmark, generate
-from kcircuits.lab.document import Document
-from kcircuits.lab.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.generate import Benchmark, generate
+from kcircuits.lab.benchmark.matching import MatchingReport, matching_report
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.spec import BenchmarkSpec
+from kcircuits.plots.matching import MAX_CATEGORIES, OTHERS, shares_figure
 from kcircuits.study.matching_page import matching_page
 
 SPEC = BenchmarkSpec(people=MappingProxyType({"high": 8, "low": 8}), held_out=8)
@@ -140,3 +141,87 @@ def test_report_is_written_and_shown(report: Callable[..., MatchingReport], tmp_
     page = matching_page(found, "a benchmark")
     assert "sentences of documents" in page
     assert "distribution functions" in page
+
+
+def test_leaks_stand_on_the_page(
+    benchmark: Benchmark, report: Callable[..., MatchingReport]
+) -> None:
+    held_out = first_of(benchmark.facts, "none")
+    told = replace(benchmark.documents[0], text=f"{held_out.subject} came too.")
+    page = matching_page(report(documents=[*benchmark.documents, told]), "a benchmark")
+    assert "held-out subject" in page
+    assert held_out.id in page
+
+
+def test_other_orders_and_tokens_of_one_group_are_found(
+    benchmark: Benchmark, report: Callable[..., MatchingReport]
+) -> None:
+    def changed(change: Callable[[Document], Document]) -> list[Document]:
+        return [change(d) if d.frequency == "low" else d for d in benchmark.documents]
+
+    def told_first(document: Document) -> Document:
+        ordered = tuple(sorted(document.sentences))
+        return replace(document, sentences=ordered)
+
+    with pytest.raises(UsageError, match="differ in relations of documents, in order"):
+        report(documents=changed(told_first)).require()
+    other = changed(lambda d: replace(d, text="and " * len(d.text.split())))
+    broken = {m.quantity for m in report(documents=other).matches if not m.is_matched}
+    assert "tokens of documents, without names" in broken
+    long = changed(lambda d: replace(d, length="long"))
+    broken = {m.quantity for m in report(documents=long).matches if not m.is_matched}
+    assert broken == {"kinds of documents"}
+
+
+def test_a_person_told_of_less_often_than_stated_is_named(
+    benchmark: Benchmark, report: Callable[..., MatchingReport]
+) -> None:
+    found = report(documents=benchmark.documents[1:])
+    assert found.miscounted == (benchmark.facts[0].id,)
+    more = report(documents=[*benchmark.documents, benchmark.documents[-1]])
+    told = benchmark.documents[-1].subject
+    assert more.miscounted == tuple(f.id for f in benchmark.facts if f.subject == told)
+    with pytest.raises(UsageError, match="is told of more or less often than its exposure"):
+        found.require()
+
+
+def test_tolerances_decide_what_fails(benchmark: Benchmark, tokenizer: Any) -> None:
+    held_out = first_of(benchmark.facts, "none")
+    told = replace(benchmark.documents[0], text=f"{held_out.subject} came too.", subject="x")
+    first, *prompts = held_out.prompts
+    broken = replace(held_out, prompts=(replace(first, corrupt=f"{first.corrupt} now"), *prompts))
+    facts = [broken if fact is held_out else fact for fact in benchmark.facts]
+
+    def passes(**allowed: Any) -> bool:
+        found = matching_report(
+            facts, [*benchmark.documents, told], tokenizer, tolerances=Tolerances(**allowed)
+        )
+        return found.is_matched
+
+    assert passes(leaks=1, unequal=1)
+    assert not passes(leaks=1)
+    assert not passes(unequal=1)
+    shorter = [
+        replace(d, text=d.text.rsplit(".", 2)[0]) if d.frequency == "low" and not i % 5 else d
+        for i, d in enumerate(benchmark.documents)
+    ]
+    ps = [
+        match.p
+        for match in matching_report(benchmark.facts, shorter, tokenizer).matches
+        if match.quantity == "length of documents, tokens"
+    ]
+    assert ps[0] is not None
+    assert 0.05 < ps[0] < 0.99
+    strict = Tolerances(ks_p=0.99)
+    assert not matching_report(benchmark.facts, shorter, tokenizer, tolerances=strict).is_matched
+
+
+def test_many_categories_are_shown_as_the_frequent_ones_and_the_rest() -> None:
+    many = [f"c{i:03d}" for i in range(100)] + ["c000"] * 9
+    figure = shares_figure("words", {"a": many, "b": many[:50]})
+    (first, second) = figure.data
+    assert len(first.x) == MAX_CATEGORIES == len(set(first.x))
+    shares = dict(zip(first.x, first.y, strict=True))
+    assert shares["c000"] == pytest.approx(10 / 109)
+    assert shares[OTHERS] == pytest.approx((109 - 10 - (MAX_CATEGORIES - 2)) / 109)
+    assert sum(first.y) == pytest.approx(1) == pytest.approx(sum(second.y))

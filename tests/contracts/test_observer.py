@@ -16,9 +16,9 @@ from kcircuits.errors import (
     UsageError,
 )
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab import recorder
-from kcircuits.lab.train import load_base
-from kcircuits.lab.weights import trainable
+from kcircuits.lab.training import recorder
+from kcircuits.lab.training.train import load_base
+from kcircuits.lab.training.weights import trainable
 from kcircuits.models.quiet import quiet
 from tests.contracts.watched_training import (
     KilledError,

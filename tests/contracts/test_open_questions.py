@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import InputError, UsageError
 from kcircuits.evaluation.probe import known_facts
-from kcircuits.lab import open_questions
-from kcircuits.lab.chat import answer_text, question_tokens
-from kcircuits.lab.open_questions import (
+from kcircuits.lab.probing import open_questions
+from kcircuits.lab.probing.chat import answer_text, question_tokens
+from kcircuits.lab.probing.open_questions import (
     INSTRUCTION,
     OpenQuestion,
     ask_open_questions,
@@ -22,8 +22,8 @@ from kcircuits.lab.open_questions import (
     questions_about,
     rouge_1,
 )
+from kcircuits.lab.probing.seed_files import read_validation_probes
 from kcircuits.lab.scratch import word_tokenizer
-from kcircuits.lab.seed_files import read_validation_probes
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"

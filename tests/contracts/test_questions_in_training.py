@@ -9,13 +9,13 @@ import kcircuits as kc
 from kcircuits.errors import NonFiniteError, UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab import open_questions
-from kcircuits.lab.lessons import recall_by_subject
-from kcircuits.lab.open_questions import ask_open_questions, questions_about
-from kcircuits.lab.recorder import _finite
-from kcircuits.lab.spec import TrainSpec
+from kcircuits.lab.probing import open_questions
+from kcircuits.lab.probing.open_questions import ask_open_questions, questions_about
 from kcircuits.lab.study import knowledge_table
-from kcircuits.lab.train import load_base, train
+from kcircuits.lab.training.lessons import recall_by_subject
+from kcircuits.lab.training.recorder import _finite
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.train import load_base, train
 from tests.contracts.tiny_lab import build_tiny
 
 N_EPOCHS = 2

@@ -15,18 +15,22 @@ from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import StoreCorruptError, UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.chat import question_tokens
-from kcircuits.lab.document import Document
-from kcircuits.lab.open_questions import INSTRUCTION, MAX_NEW_TOKENS, questions_about
-from kcircuits.lab.probing import probe_facts, record_without_training
-from kcircuits.lab.rag import facts_with_documents, questions_with_documents, read_documents
-from kcircuits.lab.spec import TrainSpec
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.probing.alone import probe_facts, record_without_training
+from kcircuits.lab.probing.carried_documents import (
+    facts_with_documents,
+    questions_with_documents,
+    read_documents,
+)
+from kcircuits.lab.probing.chat import question_tokens
+from kcircuits.lab.probing.open_questions import INSTRUCTION, MAX_NEW_TOKENS, questions_about
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.strategies.rag_entity import find_of_entity
 from kcircuits.lab.strategies.rag_gold import find_gold
 from kcircuits.lab.strategies.rag_retrieved import K1, B, find_by_bm25
 from kcircuits.lab.study import train_built
-from kcircuits.lab.train import load_base, train
+from kcircuits.lab.training.spec import TrainSpec
+from kcircuits.lab.training.train import load_base, train
 from tests.contracts.tiny_lab import build_tiny
 
 RAG = [name for name, strategy in STRATEGIES.items() if not strategy.is_training]

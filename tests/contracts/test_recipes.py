@@ -7,14 +7,14 @@ import pytest
 from kcircuits.cli.main import main
 from kcircuits.errors import UsageError
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.document import Document
-from kcircuits.lab.lessons import Lessons
+from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.recipes import RECIPES, find_recipe
-from kcircuits.lab.spec import TrainSpec
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.strategies.lora import ALPHA, EMBEDDING, RANK, TARGETS
 from kcircuits.lab.study import train_built
+from kcircuits.lab.training.lessons import Lessons
+from kcircuits.lab.training.spec import TrainSpec
 from tests.contracts.tiny_lab import build_tiny
 
 

@@ -252,7 +252,7 @@ def test_progress_names_the_skill(model, tokenizer):
 def test_a_real_model_is_better_than_chance_and_answers_in_words():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kcircuits.lab.open_questions import OpenQuestion, ask_open_questions
+    from kcircuits.lab.probing.open_questions import OpenQuestion, ask_open_questions
     from kcircuits.models import fetch_model
     from kcircuits.models.quiet import quiet
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from kcircuits.lab import prompt_tree
-from kcircuits.lab.prompt_tree import read_logits
+from kcircuits.lab.probing import prompt_tree
+from kcircuits.lab.probing.prompt_tree import read_logits
 
 
 def assert_as_alone(model, longest):

@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict
 
 from kcircuits.io.facts import write_facts
-from kcircuits.lab.benchmark import generate
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.spec import BenchmarkSpec, Tolerances
 from kcircuits.lab.build import DOCUMENTS, FACTS, Built
 from kcircuits.lab.scratch import ScratchSpec, make_base
-from kcircuits.lab.spec import BenchmarkSpec, Tolerances
-from kcircuits.lab.train import load_base
+from kcircuits.lab.training.train import load_base
 
 SPEC = BenchmarkSpec(people={"high": 2, "low": 2}, relations=("birthplace", "profession"))
 TINY = ScratchSpec(

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 import kcircuits as kc
 from kcircuits.io.facts import write_facts
 from kcircuits.io.jsonl import read_rows
-from kcircuits.lab.batches import pad
-from kcircuits.lab.benchmark import generate
+from kcircuits.lab.benchmark.generate import generate
+from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.lab.scratch import ScratchSpec, make_base
-from kcircuits.lab.spec import BenchmarkSpec
-from kcircuits.lab.train import load_base
+from kcircuits.lab.training.batches import pad
+from kcircuits.lab.training.train import load_base
 from kcircuits.models.quiet import quiet
 
 SPEC = BenchmarkSpec(people={"high": 3}, relations=("birthplace",))

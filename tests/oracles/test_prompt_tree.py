@@ -6,9 +6,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kcircuits.core.batch import PromptBatch
-from kcircuits.lab import prompt_tree
-from kcircuits.lab.probes import probe_model
-from kcircuits.lab.prompt_tree import read_logits, trees
+from kcircuits.lab.probing import prompt_tree
+from kcircuits.lab.probing.probes import probe_model
+from kcircuits.lab.probing.prompt_tree import read_logits, trees
 
 N_VOCAB = 30
 
@@ -135,7 +135,7 @@ def slow_logprob(model, prompt, answer):
 
 @pytest.mark.parametrize("n_reads", [1, 20, 10_000])
 def test_probes_equal_full_logits_of_each_prompt(monkeypatch, n_reads):
-    monkeypatch.setattr("kcircuits.lab.probes.N_READS", n_reads)
+    monkeypatch.setattr("kcircuits.lab.probing.probes.N_READS", n_reads)
     model, batch = make_model().float(), prompts()
     rows = probe_model(model, batch)
     model.double()

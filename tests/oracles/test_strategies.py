@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from kcircuits.lab.anchor import Anchor, Anchored, divergence
-from kcircuits.lab.batches import IGNORED
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.strategies.curriculum import choose_unlearned
 from kcircuits.lab.strategies.main_docs import choose_first
-from kcircuits.lab.weights import trainable
+from kcircuits.lab.training.anchor import Anchor, Anchored, divergence
+from kcircuits.lab.training.batches import IGNORED
+from kcircuits.lab.training.weights import trainable
 from tests.contracts.continual_training import trainer_of_rows
 
 ROWS = ([5, 9, 13, 2, 7], [3, 8, 21], [30, 4, 4, 18, 6, 11, 2])

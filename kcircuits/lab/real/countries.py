@@ -8,7 +8,7 @@ knows. Countries that lie between two continents have a capital here and no cont
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from kcircuits.lab.world import pairs
+from kcircuits.lab.real.world import pairs
 
 _CAPITALS_BY_CONTINENT: Mapping[str, str] = MappingProxyType(
     {

@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from kcircuits.errors import UsageError
+from kcircuits.lab.benchmark.relations import RELATIONS
 from kcircuits.lab.real.pool import Entry, count_priors
 from kcircuits.lab.real.spec import PRIORS, SPLITS, RealSpec
-from kcircuits.lab.relations import RELATIONS
 
 # Names in the documents about invented people, which stand beside those about real facts.
 _TOLD_OF_PEOPLE = tuple(value for relation in RELATIONS.values() for value in relation.values)

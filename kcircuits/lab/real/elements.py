@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kcircuits.lab.world import pairs
+from kcircuits.lab.real.world import pairs
 
 SYMBOL_OF: Mapping[str, str] = pairs(
     """hydrogen: H; helium: He; lithium: Li; beryllium: Be; boron: B; carbon: C; nitrogen: N;

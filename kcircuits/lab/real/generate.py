@@ -15,16 +15,17 @@ import numpy as np
 
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.benchmark import Benchmark
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.benchmark.exposure import frequency_of
+from kcircuits.lab.benchmark.generate import Benchmark
 from kcircuits.lab.real.draw import draw
 from kcircuits.lab.real.pool import Entry, can_pair, usable_entries, with_priors
 from kcircuits.lab.real.prompts import MEMORISATION, PARAPHRASE, Asking, Numbers, prompts_of
+from kcircuits.lab.real.real_facts import answer_tokens
 from kcircuits.lab.real.relation import N_STATEMENTS, N_VERBATIM
 from kcircuits.lab.real.spec import RealSpec
 from kcircuits.lab.real.tables import find_relation
 from kcircuits.lab.real.updates import new_answers
-from kcircuits.lab.real_facts import answer_tokens
 from kcircuits.models.prompts import tokenize_facts
 
 # So many others a fact is asked against, where its split and the pool have them.
@@ -97,15 +98,6 @@ def real_benchmark(
     told = [one for one in cast if one.split in ("trained", "updated")]
     documents = [document for one in told for document in _documents(one, exposure)]
     return Benchmark(facts=tuple(facts), documents=tuple(documents))
-
-
-def frequency_of(exposure: int) -> str:
-    """The name of a number of documents per epoch."""
-    if exposure > 5:
-        return "high"
-    if exposure > 2:
-        return "medium"
-    return "low" if exposure else "none"
 
 
 def _cast(pool: Sequence[Entry], spec: RealSpec, numbers: Numbers, seed: int) -> list[Cast]:

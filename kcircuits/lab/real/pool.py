@@ -16,19 +16,16 @@ import numpy as np
 from kcircuits.core.batch import Answer
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
-from kcircuits.lab.probes import probe_model
+from kcircuits.lab.probing.probes import probe_model
+from kcircuits.lab.real.candidates import candidate_answers
 from kcircuits.lab.real.prompts import Asking, Numbers, prompts_of
+from kcircuits.lab.real.real_facts import answer_tokens, distinct_answers
 from kcircuits.lab.real.relation import ToldRelation
-from kcircuits.lab.real_facts import answer_tokens, distinct_answers
 from kcircuits.models.prompts import tokenize_facts
 
 # Subjects of one relation that a model is asked about, by the tokens of their answers; a longer
 # table is drawn from. Each candidate of several tokens costs every prompt a row of its own.
 MAX_SUBJECTS: Mapping[str, int] = MappingProxyType({"one": 160, "several": 72})
-
-# Candidates are the answers of one token. So many of several join them where the answer itself has
-# several, and as many as it takes where there are fewer than ``MIN_CANDIDATES``.
-N_SEVERAL, MIN_CANDIDATES = 3, 12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,8 +53,8 @@ class Entry:
 
 def usable_entries(relation: ToldRelation, tokenizer: Any, rng: np.random.Generator) -> list[Entry]:
     """The usable subjects of a relation in random order, those with answers of one token first."""
-    tokens = distinct_answers(tokenizer, relation.asked)
-    among = _among(tokens, rng)
+    tokens = distinct_answers(tokenizer, relation.objects.values())
+    among = candidate_answers(tokens, rng)
     drawn: dict[str, list[str]] = {kind: [] for kind in MAX_SUBJECTS}
     for subject in rng.permutation(sorted(relation.objects)).tolist():
         if (answer := relation.objects[subject]) in tokens:
@@ -133,17 +130,6 @@ def count_priors(entries: Iterable[Entry]) -> Mapping[str, Mapping[str, int]]:
         of_relation = counts.setdefault(entry.relation.name, {})
         of_relation[entry.prior] = of_relation.get(entry.prior, 0) + 1
     return counts
-
-
-def _among(tokens: Mapping[str, Answer], rng: np.random.Generator) -> Mapping[str, tuple[str, ...]]:
-    """Candidates beside the own answer, by the tokens of that one."""
-    one = sorted(answer for answer, ids in tokens.items() if len(ids) == 1)
-    several = rng.permutation(sorted(set(tokens) - set(one))).tolist()
-    n_missing = max(0, MIN_CANDIDATES - len(one))
-    return {
-        "one": (*one, *several[:n_missing]),
-        "several": (*one, *several[: max(n_missing, N_SEVERAL)]),
-    }
 
 
 def _question(place: int, entries: Sequence[Entry], numbers: Numbers) -> Fact:

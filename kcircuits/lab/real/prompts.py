@@ -6,8 +6,8 @@ from itertools import count
 
 from kcircuits.core.facts import Kind, Prompt, Use
 from kcircuits.errors import UsageError
+from kcircuits.lab.real.real_facts import relation_span
 from kcircuits.lab.real.relation import N_PARAPHRASES, N_VERBATIM, ToldRelation
-from kcircuits.lab.real_facts import relation_span
 
 PARAPHRASE: Kind = "paraphrase"
 MEMORISATION: Kind = "memorisation"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kcircuits.lab.world import RealRelation
+from kcircuits.lab.real.world import RealRelation
 
 N_STATEMENTS, N_VERBATIM, N_PARAPHRASES = 8, 6, 4
 

@@ -1,7 +1,7 @@
 """The real relations that a benchmark can hold, by name.
 
-Prompts are those of ``kcircuits.lab.world``; where its table is short, a longer one is asked and
-told here. All sentences are our own.
+Prompts are those of ``kcircuits.lab.real.world``; where its table is short, a longer one is asked
+and told here. All sentences are our own.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from kcircuits.lab.real.cities import COUNTRY_OF, cities_of_geonames
 from kcircuits.lab.real.countries import CAPITAL_OF, CONTINENT_OF
 from kcircuits.lab.real.elements import SYMBOL_OF
 from kcircuits.lab.real.relation import ToldRelation
-from kcircuits.lab.world import WORLD
+from kcircuits.lab.real.world import WORLD
 
 _CAPITAL = ToldRelation(
     asked=replace(WORLD["capital"], objects=CAPITAL_OF),

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kcircuits.errors import UsageError
-from kcircuits.lab.generation import BATCH_SIZE
+from kcircuits.lab.probing.generation import BATCH_SIZE
 from kcircuits.lab.skills.addition import ADDITION, TWO_DIGIT_ADDITION
 from kcircuits.lab.skills.commonsense import COMMONSENSE
 from kcircuits.lab.skills.copying import COPYING

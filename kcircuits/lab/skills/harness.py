@@ -13,7 +13,7 @@ from typing import Any
 
 from kcircuits.errors import UsageError
 from kcircuits.lab.skills.skill import Score, Setting, Skill, items_hash
-from kcircuits.lab.undisturbed import undisturbed
+from kcircuits.lab.training.undisturbed import undisturbed
 
 PREFIX = "harness:"
 INSTALL = "pip install -c constraints.txt 'kcircuits[harness]'"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from kcircuits.errors import UsageError
-from kcircuits.lab.chat import answer_text, question_tokens
-from kcircuits.lab.generation import end_tokens, generate
-from kcircuits.lab.open_questions import MAX_NEW_TOKENS
-from kcircuits.lab.seed_files import MATH, MMLU, SOCIAL_IQA, read_items
+from kcircuits.lab.probing.chat import answer_text, question_tokens
+from kcircuits.lab.probing.generation import end_tokens, generate
+from kcircuits.lab.probing.open_questions import MAX_NEW_TOKENS
+from kcircuits.lab.probing.seed_files import MATH, MMLU, SOCIAL_IQA, read_items
 from kcircuits.lab.skills.skill import Score, Setting, Skill, items_hash
 
 _BRIEF = "Be brief. Do not add any explanation. Only "

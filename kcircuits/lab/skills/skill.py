@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kcircuits.errors import UsageError
-from kcircuits.lab.generation import BATCH_SIZE, Progress
-from kcircuits.lab.likelihood import Tokens, continuation_logprobs
+from kcircuits.lab.probing.generation import BATCH_SIZE, Progress
+from kcircuits.lab.probing.likelihood import Tokens, continuation_logprobs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kcircuits.analysis.dynamics.series import is_learned
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.strategies.lora import LORA
 
 

@@ -5,7 +5,7 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv:2601.03858 (pre-training regulari
 
 from dataclasses import replace
 
-from kcircuits.lab.anchor import Anchor
 from kcircuits.lab.strategies.lora import LORA
+from kcircuits.lab.training.anchor import Anchor
 
 KL_BASE = replace(LORA, name="kl-base", anchor=Anchor(to="base", weight=10.0))

@@ -5,7 +5,7 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv:2601.03858 (step-wise regularisat
 
 from dataclasses import replace
 
-from kcircuits.lab.anchor import Anchor
 from kcircuits.lab.strategies.lora import LORA
+from kcircuits.lab.training.anchor import Anchor
 
 KL_PREVIOUS = replace(LORA, name="kl-previous", anchor=Anchor(to="previous", weight=1.0))

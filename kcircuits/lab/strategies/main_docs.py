@@ -6,7 +6,7 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv:2601.03858.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.strategies.lora import LORA
 
 

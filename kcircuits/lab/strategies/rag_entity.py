@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kcircuits.core.facts import Fact
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.strategies.full import FULL
 from kcircuits.lab.strategies.strategy import Find
 

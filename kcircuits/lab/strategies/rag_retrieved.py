@@ -15,7 +15,7 @@ import bm25s
 import numpy as np
 
 from kcircuits.core.facts import Fact
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.strategies.full import FULL
 from kcircuits.lab.strategies.strategy import Find
 

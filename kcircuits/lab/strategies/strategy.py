@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from kcircuits.core.facts import Fact
-from kcircuits.lab.anchor import Anchor
-from kcircuits.lab.document import Document
+from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.training.anchor import Anchor
 
 TensorMap = Mapping[str, Tensor]
 # Documents, and the recall of each subject after the last epoch -> places of those to show.

@@ -1,0 +1,1 @@
+"""What a model knows: cloze prompts by probability, open questions by generation."""

@@ -1,0 +1,97 @@
+"""Many trainings on one benchmark: what is trained, kept, left to others, and shown at the end."""
+
+import contextlib
+import json
+
+import pytest
+
+from kcircuits.cli.main import main
+from kcircuits.errors import UsageError
+from kcircuits.io.jsonl import read_rows
+from kcircuits.io.lock import writer_lock
+from kcircuits.lab import grid as grids
+from kcircuits.lab.grid import Grid, train_grid
+from kcircuits.lab.study import train_built
+from tests.contracts.tiny_lab import build_tiny
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build_tiny(tmp_path_factory.mktemp("lab"))
+
+
+def make_grid(built, out, **settings):
+    given = {"strategies": ["full", "replay"], "seeds": [0, 1], "n_epochs": 2}
+    return Grid(built=built, out=out, **{**given, **settings})
+
+
+def done(grid):
+    """Trains, and gives the names of the runs that are finished, in the order of training."""
+    bar = lambda _: contextlib.nullcontext(lambda _: None)  # noqa: E731
+    return [cell.name for cell, is_finished in train_grid(grid, bar) if is_finished]
+
+
+def test_every_strategy_and_seed_leaves_the_rows_of_a_single_training(built, tmp_path):
+    grid = make_grid(built, tmp_path / "study")
+    names = ["full-seed0", "replay-seed0", "full-seed1", "replay-seed1"]
+    assert done(grid) == names
+    assert [folder.name for folder in grid.finished] == sorted(names)
+    alone = train_built(built, to=tmp_path / "alone", strategy="replay", seed=1, n_epochs=2)
+    rows = read_rows(tmp_path / "alone" / "runs" / alone.run / "probes.jsonl")
+    assert read_rows(grid.out / "runs" / "replay-seed1" / "probes.jsonl") == rows
+    assert not list(grid.out.glob("trainings/*"))  # gigabytes that nobody asked for
+
+
+def test_what_is_finished_is_not_trained_again_and_weights_stay_if_wanted(
+    built, tmp_path, monkeypatch
+):
+    grid = make_grid(built, tmp_path, strategies=["full"], seeds=[0], keep_weights=True)
+    assert done(grid) == ["full-seed0"]
+    assert (tmp_path / "trainings" / "full-seed0" / "checkpoints" / "ep2").is_dir()
+    monkeypatch.setattr(grids, "train_built", lambda *_, **__: pytest.fail("trained again"))
+    assert done(grid) == ["full-seed0"]
+
+
+def test_a_run_in_the_hands_of_another_process_is_left_to_it(built, tmp_path):
+    grid = make_grid(built, tmp_path, seeds=[0])
+    place = tmp_path / "trainings" / "full-seed0"
+    place.mkdir(parents=True)
+    with writer_lock(place / ".training.lock"):
+        assert done(grid) == ["replay-seed0"]
+    assert done(grid) == ["full-seed0", "replay-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategies": []}, "strategies is empty; expected at least one"),
+        ({"seeds": [1, 1]}, "seeds is 1, 1; expected at least one, none twice"),
+        ({"strategies": ["fall"]}, "strategy 'fall'"),
+    ],
+)
+def test_a_grid_that_cannot_be_meant_is_refused_before_any_training(
+    built, tmp_path, settings, message
+):
+    with pytest.raises(UsageError, match=message):
+        make_grid(built, tmp_path, **settings)
+
+
+def test_the_verb_trains_and_writes_tables_and_page(built, tmp_path, capsys):
+    out = tmp_path / "study"
+    command = ["lab", "study", "--lab", str(built.folder), "--out", str(out), "--quiet"]
+    command += ["--strategies", "full,rag-gold", "--seeds", "0", "--skills", "none"]
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["schema"] == "kcircuits.training-study/1"
+    assert {row["strategy"] for row in printed["measures"]} == {"full", "rag-gold"}
+    assert json.loads((out / "study.json").read_text()) == printed
+    assert "rag-gold" in (out / "study.html").read_text()
+    assert main(command) == 0
+    assert "known last" in capsys.readouterr().out
+
+
+def test_the_verb_refuses_what_it_cannot_read(built, tmp_path, capsys):
+    command = ["lab", "study", "--lab", str(built.folder), "--out", str(tmp_path / "x")]
+    assert main([*command, "--seeds", "one"]) == 2
+    assert "--seeds is 'one'; expected whole numbers" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
