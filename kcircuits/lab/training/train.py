@@ -111,7 +111,7 @@ def train(
         raise UsageError(
             f"{spec.strategy} trains nothing",
             field="strategy",
-            hint="record it with kcircuits.lab.probing.record_without_training",
+            hint="record it with kcircuits.lab.probing.alone.record_without_training",
         )
     check_trackers(report_to)
     folder = RunFolder(root=Path(out).absolute(), run=run)
