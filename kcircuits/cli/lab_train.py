@@ -136,19 +136,32 @@ def training_bar(quiet: bool, name: str = "training") -> "Iterator[Callable[[Ste
     """A progress bar over the steps of all epochs, with the loss and tokens per second."""
     from tqdm import tqdm
 
-    bar = tqdm(desc=name, unit="step", disable=quiet, dynamic_ncols=True)
+    bars: list[tqdm[Any]] = []  # begun with the first step: an error before it shows no bar
     n_tokens = 0
 
     def advance(step: "Step") -> None:
         nonlocal n_tokens
-        n_tokens += step.n_tokens
-        if bar.total is None:
-            bar.total = step.n_epochs * step.n_steps
-            bar.initial = bar.n = (step.epoch - 1) * step.n_steps
-        elapsed = bar.format_dict["elapsed"] or 1.0
-        rate = f"{n_tokens / elapsed:.0f}"
-        bar.set_postfix({"epoch": step.epoch, "loss": f"{step.loss:.2f}", "tokens/s": rate}, False)
-        bar.update()
+        if bars:
+            n_tokens += step.n_tokens  # since the bar began: after the first step
+        else:
+            n_before = (step.epoch - 1) * step.n_steps
+            bars.append(
+                tqdm(
+                    desc=name,
+                    unit="step",
+                    total=step.n_epochs * step.n_steps,
+                    initial=n_before,
+                    disable=quiet,
+                    dynamic_ncols=True,
+                )
+            )
+        elapsed = bars[0].format_dict["elapsed"] or 1.0
+        told = {"epoch": step.epoch, "loss": f"{step.loss:.2f}"}
+        bars[0].set_postfix({**told, "tokens/s": f"{n_tokens / elapsed:.0f}"}, False)
+        bars[0].update()
 
-    with bar:
+    try:
         yield advance
+    finally:
+        for bar in bars:
+            bar.close()
