@@ -19,8 +19,9 @@ from kcircuits.errors import StoreCorruptError, UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.lab.training.loss_meter import LossMeter
-from kcircuits.lab.training.observer import TrainingObserver, Watch
+from kcircuits.lab.training.observer import TrainingObserver
 from kcircuits.lab.training.processes import on_main, require_one_device
+from kcircuits.lab.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
