@@ -91,10 +91,10 @@ def run_train(args: argparse.Namespace) -> int:
     """Train, and print loss and knowledge at every epoch."""
     from kcircuits.lab.build import open_lab
     from kcircuits.lab.study import knowledge_table, train_built
-    from kcircuits.lab.training.processes import is_main_process
+    from kcircuits.lab.training.processes import is_main_process, parting
 
     built = open_lab(args.out)
-    with training_bar(args.quiet or not is_main_process()) as progress:
+    with parting(), training_bar(args.quiet or not is_main_process()) as progress:
         manifest = train_built(
             built,
             to=args.to,

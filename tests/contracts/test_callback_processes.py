@@ -4,9 +4,6 @@ Run as a script, this file is one of the two processes.
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +18,9 @@ from kcircuits.lab.benchmark.generate import generate
 from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.lab.scratch import ScratchSpec, make_base
 from kcircuits.lab.training.batches import pad
+from kcircuits.lab.training.processes import parting
 from kcircuits.lab.training.train import load_base
+from tests.contracts.two_processes import run_two
 
 SPEC = BenchmarkSpec(people={"high": 2}, relations=("birthplace",))
 TINY = ScratchSpec(
@@ -86,26 +85,6 @@ def work(folder, is_failing):
     (folder / f"rank{args.process_index}").write_text(json.dumps(result))
 
 
-def run_two(folder, mode):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common["OMP_NUM_THREADS"] = "1"
-    common["PYTHONPATH"] = str(Path(kc.__file__).parents[1])  # they import what is tested
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), mode],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], errors
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -121,7 +100,7 @@ def world(tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_write_once_and_stop_together(world):
     folder, rows = world
-    codes, errors = run_two(folder, "ok")
+    codes, errors = run_two(__file__, folder, "ok")
     assert codes == [0, 0], errors
     results = [json.loads((folder / f"rank{rank}").read_text()) for rank in range(2)]
     assert [result["epoch"] for result in results] == [2, 2]
@@ -141,11 +120,12 @@ def test_an_error_in_the_main_process_ends_the_other_too(world, tmp_path):
     folder, _ = world
     for name in ("model", "facts.jsonl", "rows"):
         (tmp_path / name).symlink_to(folder / name)
-    codes, errors = run_two(tmp_path, "failing")
+    codes, errors = run_two(__file__, tmp_path, "failing")
     assert codes == [1, 1]
     assert "skills failed" in errors[0]
     assert "UsageError: the main process failed: RuntimeError: skills failed" in errors[1]
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), sys.argv[2] == "failing")
+    with parting():
+        work(Path(sys.argv[1]), sys.argv[2] == "failing")

@@ -5,8 +5,6 @@ Run as a script, this file is one of the processes.
 
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,15 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import kcircuits
 from kcircuits.io.facts import write_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.benchmark.generate import generate
 from kcircuits.lab.benchmark.spec import BenchmarkSpec
 from kcircuits.lab.scratch import ScratchSpec, make_base
+from kcircuits.lab.training.processes import parting
 from kcircuits.lab.training.spec import TrainSpec
 from kcircuits.lab.training.train import load_base, train
+from tests.contracts.two_processes import run_two
 
 SPEC = BenchmarkSpec(people={"high": 2}, relations=("birthplace",))
 TINY = ScratchSpec(
@@ -49,26 +48,6 @@ def work(folder, out, strategy):
     (out / f"steps{os.environ.get('RANK', '')}").write_text(json.dumps(steps))
 
 
-def run_two(folder, out, strategy):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared["OMP_NUM_THREADS"] = "1"
-    shared["PYTHONPATH"] = str(Path(kcircuits.__file__).parents[1])  # they import what is tested
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(out), strategy],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=180)[1] for process in processes]
-    return [process.returncode for process in processes], errors
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -93,7 +72,7 @@ def weights(out, name, strategy):
 @pytest.mark.parametrize("strategy", ["full", "kl-base"])
 def test_two_processes_give_the_weights_of_one(world, tmp_path, strategy):
     work(world, tmp_path / "one", strategy)
-    codes, errors = run_two(world, tmp_path / "two", strategy)
+    codes, errors = run_two(__file__, world, tmp_path / "two", strategy)
     assert codes == [0, 0], errors
     one, two = (weights(tmp_path / name, "ep2", strategy) for name in ("one", "two"))
     base = weights(tmp_path / "one", "ep0", strategy)
@@ -125,11 +104,12 @@ def test_two_processes_give_the_weights_of_one(world, tmp_path, strategy):
 @pytest.mark.slow
 def test_a_refusal_reaches_all_processes(world, tmp_path):
     work(world, tmp_path / "out", "full")
-    codes, errors = run_two(world, tmp_path / "out", "lora")
+    codes, errors = run_two(__file__, world, tmp_path / "out", "lora")
     assert codes == [1, 1]
     assert "holds a run with strategy 'full', not 'lora'" in errors[0]
     assert "the main process failed: UsageError" in errors[1]
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    with parting():
+        work(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,7 +1,8 @@
 """Several processes that train one model: the main one probes and writes, the others wait."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +46,21 @@ def on_main(work: Callable[[], Result]) -> Result:
     if shared[0] is not None:
         raise UsageError(f"the main process failed: {shared[0]}")
     return shared[1]
+
+
+@contextmanager
+def parting() -> Iterator[None]:
+    """Around the work of a whole process: at its end the processes let go of each other.
+
+    Where one exits while another still holds a connection to it, the other may be aborted.
+    """
+    try:
+        yield
+        if is_distributed():
+            torch.distributed.barrier()
+    finally:
+        if is_distributed():
+            torch.distributed.destroy_process_group()
 
 
 def require_one_device(n_gpu: int) -> None:
