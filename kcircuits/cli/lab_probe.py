@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def add_parser(verbs: Any) -> None:
         help="which documents a prompt carries: the one that states the fact, all about its "
         "subject, or the three that BM25 finds (default: retrieved)",
     )
+    add("--device", default="cpu", help="where to compute (default: cpu)")
     add("--out", type=Path, metavar="FILE", help="write rows as in probes.jsonl")
     probe.set_defaults(run=run_probe)
 
@@ -51,7 +53,9 @@ def run_probe(args: argparse.Namespace) -> int:
     from kcircuits.lab.probing.alone import load_checkpoint, probe_facts
     from kcircuits.lab.probing.carried_documents import read_documents
     from kcircuits.lab.strategies import STRATEGIES
+    from kcircuits.models.devices import find_device
 
+    device = find_device(args.device)
     checkpoint, facts_file = _asked(args)
     facts = load_facts(facts_file)
     if args.out is not None:
@@ -64,7 +68,15 @@ def run_probe(args: argparse.Namespace) -> int:
         assert choose is not None
         find = choose(read_documents(args.documents))
     model, tokenizer = load_checkpoint(checkpoint)
-    rows = probe_facts(model, tokenizer, facts, questions=args.open_questions or 0, find=find)
+    with probing_bar(args.quiet) as progress:
+        rows = probe_facts(
+            model.to(device),
+            tokenizer,
+            facts,
+            questions=args.open_questions or 0,
+            find=find,
+            progress=progress,
+        )
     head = {"checkpoint": checkpoint.id, "epoch": checkpoint.epoch}
     rows = [head | row for row in rows]
     if args.out is not None:
@@ -78,6 +90,15 @@ def run_probe(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(f"wrote {printable(args.out)}")
     return EXIT_OK
+
+
+@contextmanager
+def probing_bar(quiet: bool) -> "Iterator[Callable[[int], object]]":
+    """A progress bar on stderr over prompts and questions."""
+    from tqdm import tqdm
+
+    with tqdm(desc="probing", unit="prompt", disable=quiet, dynamic_ncols=True) as bar:
+        yield bar.update
 
 
 def probe_table(

@@ -28,6 +28,7 @@ def add_parser(verbs: Any) -> None:
     add("--seed", type=int, default=0, metavar="N", help="draws the items (default: 0)")
     add("--folder", type=Path, metavar="DIR", help="`data` of the seed study, for its skills")
     add("--include-path", type=Path, metavar="DIR", help="YAML files of local harness:TASK skills")
+    add("--device", default="cpu", help="where to compute (default: cpu)")
     add("--out", type=Path, metavar="FILE", help="write rows as in skills.jsonl, with every item")
     skills.set_defaults(run=run_skills)
 
@@ -43,7 +44,9 @@ def run_skills(args: argparse.Namespace) -> int:
     )
     from kcircuits.lab.training.train import load_base
     from kcircuits.models import fetch_model
+    from kcircuits.models.devices import find_device
 
+    device = find_device(args.device)
     names = DEFAULT_SKILLS if args.skills is None else args.skills.split(",")
     folders = {"folder": args.folder, "include_path": args.include_path}
     check_skills(names, make_setting(seed=args.seed, **folders))
@@ -53,7 +56,9 @@ def run_skills(args: argparse.Namespace) -> int:
         make_folder(args.out.parent)
     model, tokenizer = load_base(fetch_model(args.model))
     with skills_bar(args.quiet) as progress:
-        rows = measure_skills(model, tokenizer, names, seed=args.seed, progress=progress, **folders)
+        rows = measure_skills(
+            model.to(device), tokenizer, names, seed=args.seed, progress=progress, **folders
+        )
     if args.out is not None:
         head = {"checkpoint": args.model, "epoch": None}
         write_atomic(args.out, "".join(json.dumps(head | row) + "\n" for row in rows))

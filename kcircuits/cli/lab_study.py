@@ -36,6 +36,7 @@ def add_parser(verbs: Any) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="folder for runs, tables and page")
     add("--strategies", default=STRATEGIES, metavar="LIST", help=f"default: {STRATEGIES}")
     add("--seeds", default="0,1,2", metavar="LIST", help="training seeds (default: %(default)s)")
+    add("--recipe", metavar="NAME", help="settings by name: kcircuits lab recipes")
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--skills", metavar="LIST", help="comma separated, or none (default: the preset's)")
     add("--reference", metavar="NAME", help="strategy to compare with (default: the first)")
@@ -57,6 +58,7 @@ def run_study(args: argparse.Namespace) -> int:
         out=args.out,
         strategies=args.strategies.split(","),
         seeds=_seeds(args.seeds),
+        recipe=args.recipe,
         n_epochs=args.epochs,
         skills=skill_names(args.skills, built.preset),
         keep_weights=args.keep_weights,

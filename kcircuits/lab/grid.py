@@ -4,9 +4,11 @@ A finished run leaves its rows in ``runs/<strategy>-seed<seed>/`` (probes, losse
 checkpoints stay in ``trainings/<strategy>-seed<seed>/`` only where they are wanted: nine
 checkpoints of a model fill gigabytes, and knowledge over epochs is in the rows. A process that
 finds a run in the hands of another one goes on with the next, so the same command may be started
-several times side by side.
+several times side by side. ``grid.json`` says what all runs of the folder share.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kcircuits.errors import StoreBusyError, UsageError
-from kcircuits.io.atomic import make_folder, sync_folder
-from kcircuits.lab.build import Built
+from kcircuits.io.atomic import make_folder, sync_folder, write_atomic
+from kcircuits.lab.build import DOCUMENTS, FACTS, Built
+from kcircuits.lab.recipes import find_recipe
 from kcircuits.lab.study import check_strategy, train_built
 from kcircuits.lab.training.run_folder import RunFolder
 from kcircuits.lab.training.step import Progress
@@ -50,6 +53,7 @@ class Grid:
         out: Folder of the runs.
         strategies: Names of strategies.
         seeds: Training seeds.
+        recipe: Name of the settings of training; None for the preset's.
         n_epochs: Epochs of each; None for the recipe's.
         skills: What is measured at every epoch beside the probes.
         keep_weights: Whether checkpoints are kept.
@@ -59,6 +63,7 @@ class Grid:
     out: Path
     strategies: Sequence[str]
     seeds: Sequence[int]
+    recipe: str | None = None
     n_epochs: int | None = None
     skills: Sequence[str] = ()
     keep_weights: bool = False
@@ -72,7 +77,10 @@ class Grid:
                     field=field,
                 )
         for strategy in self.strategies:
-            check_strategy(self.built.preset, strategy)
+            if self.recipe is None:
+                check_strategy(self.built.preset, strategy)
+            else:
+                find_recipe(self.recipe).of(strategy)
 
     @property
     def cells(self) -> list[Cell]:
@@ -99,13 +107,41 @@ def train_grid(grid: Grid, bar: Bar) -> Iterator[tuple[Cell, bool]]:
 
     Yields:
         Each cell, and whether its run is finished (else another process has it).
+
+    Raises:
+        UsageError: The folder holds runs that differ in more than strategy and seed.
     """
     make_folder(grid.out)
+    _require_same(grid)
     for cell in grid.cells:
         if not grid.rows_folder(cell).is_dir():
             with suppress(StoreBusyError):
                 _train(grid, cell, bar)
         yield cell, grid.rows_folder(cell).is_dir()
+
+
+def _require_same(grid: Grid) -> None:
+    """UsageError where the folder's runs were asked for otherwise: they could not be compared."""
+    file = grid.out / "grid.json"
+    texts = b"".join((grid.built.folder / name).read_bytes() for name in (FACTS, DOCUMENTS))
+    asked = {
+        "benchmark": hashlib.sha256(texts).hexdigest(),
+        "recipe": grid.recipe,
+        "epochs": grid.n_epochs,
+        "skills": list(grid.skills),
+    }
+    if not file.is_file():
+        write_atomic(file, json.dumps(asked, indent=2) + "\n")
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for field, value in asked.items():
+        if before.get(field) != value:
+            raise UsageError(
+                f"this folder holds runs with {field} {before.get(field)!r}, not {value!r}",
+                file=file,
+                field=field,
+                hint="choose another folder (--out), or delete this one",
+            )
 
 
 def _train(grid: Grid, cell: Cell, bar: Bar) -> None:
@@ -115,6 +151,7 @@ def _train(grid: Grid, cell: Cell, bar: Bar) -> None:
             grid.built,
             to=place,
             strategy=cell.strategy,
+            recipe=grid.recipe,
             seed=cell.seed,
             n_epochs=grid.n_epochs,
             skills=grid.skills,

@@ -32,6 +32,7 @@ from kcircuits.models.backend import (
     weights_of,
     wrap,
 )
+from kcircuits.models.devices import find_device
 from kcircuits.models.parity import (
     BOUNDS,
     ProbeLogits,
@@ -120,8 +121,9 @@ def load_model(
         CheckpointError: The folder is not, or not surely, the model that was asked for; the
             message names the tensor, file or field.
         FileAccessError: The disk refused.
-        UsageError: Another dtype.
+        UsageError: Another dtype, or no such device.
     """
+    place = find_device(device)
     if dtype not in BOUNDS:
         raise UsageError(
             f"dtype {dtype} is not supported", field="dtype", hint=f"choose from {list(BOUNDS)}"
@@ -131,7 +133,7 @@ def load_model(
     adapter = None if checkpoint.adapter is None else adapter_files(checkpoint.adapter)
     digest = _checked_hash(checkpoint, is_declared=isinstance(source, Checkpoint))
     with quiet():
-        hooked, probe = _load_hooked(checkpoint, files, adapter, dtype, torch.device(device))
+        hooked, probe = _load_hooked(checkpoint, files, adapter, dtype, place)
         tokenizer = _load_tokenizer(adapter if adapter and adapter.has_tokenizer else files)
     hooked.cfg.model_name = digest
     return Model(
@@ -140,7 +142,7 @@ def load_model(
         content_hash=digest,
         is_verified=checkpoint.sha256 is not None,
         dtype=dtype,
-        device=torch.device(device),
+        device=place,
         source=checkpoint,
         probe=probe,
     )

@@ -13,10 +13,12 @@ from typing import Any
 
 from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Manifest
+from kcircuits.errors import UsageError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.lab.build import build
 from kcircuits.lab.presets import PRESETS
+from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.study import check_strategy, train_built
 from kcircuits.study.diff import Diff
 from kcircuits.study.diff_page import diff_page
@@ -157,8 +159,17 @@ def run_demo(
         say: Told what each step is about to do.
         base_bar: Progress of a base model made on the spot.
         training_bar: Progress of the training.
+
+    Raises:
+        UsageError: No such preset or strategy, or one that trains nothing.
     """
     check_strategy(preset, strategy)
+    if not STRATEGIES[strategy].is_training:
+        raise UsageError(
+            f"{strategy} trains nothing, so there are no epochs to compare",
+            field="strategy",
+            hint="choose one that trains; kcircuits lab train --strategy probes this one",
+        )
     say("base model and benchmark")
     with base_bar() as progress:
         built = build(preset, out, seed=seed, progress=progress)

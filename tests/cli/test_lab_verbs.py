@@ -187,10 +187,14 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(lab, capsys, mon
     assert (code, error["code"], error["file"]) == (7, "io", str(lab))
 
 
-def test_the_demo_tells_of_a_strategy_before_the_work(lab, capsys):
-    code = main(["demo", "--preset", "smoke", "--strategy", "rag", "--out", str(lab), "--json"])
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [("rag", "there is no strategy 'rag'"), ("rag-gold", "rag-gold trains nothing")],
+)
+def test_the_demo_tells_of_a_strategy_before_the_work(lab, capsys, strategy, message):
+    code = main(["demo", "--preset", "smoke", "--strategy", strategy, "--out", str(lab), "--json"])
     assert code == 2
-    assert "there is no strategy 'rag'" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert message in json.loads(capsys.readouterr().out)["error"]["message"]
     assert not lab.exists()
 
 

@@ -142,4 +142,6 @@ def test_time_of_probing_is_no_training_time(world, tmp_path, monkeypatch):
     trainer = run(world, "full", tmp_path, skills=slow, others=steps)
     assert callback_of(trainer).observer.seconds == 3000
     n_steps = trainer.state.global_step // 2
-    assert [row["seconds"] for row in rows_of(tmp_path, "train.jsonl")] == [n_steps, n_steps]
+    rows = rows_of(tmp_path, "train.jsonl")
+    assert [row["seconds"] for row in rows] == [n_steps, n_steps]
+    assert [row["probing_seconds"] for row in rows] == [1000, 1000]

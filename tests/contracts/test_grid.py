@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +69,8 @@ def test_a_run_in_the_hands_of_another_process_is_left_to_it(built, tmp_path):
         ({"strategies": []}, "strategies is empty; expected at least one"),
         ({"seeds": [1, 1]}, "seeds is 1, 1; expected at least one, none twice"),
         ({"strategies": ["fall"]}, "strategy 'fall'"),
+        ({"recipe": "none"}, "recipe 'none'"),
+        ({"recipe": "seed"}, "recipe 'seed' has no strategy 'full'"),
     ],
 )
 def test_a_grid_that_cannot_be_meant_is_refused_before_any_training(
@@ -74,6 +78,25 @@ def test_a_grid_that_cannot_be_meant_is_refused_before_any_training(
 ):
     with pytest.raises(UsageError, match=message):
         make_grid(built, tmp_path, **settings)
+
+
+def test_runs_that_could_not_be_compared_do_not_come_into_one_folder(built, tmp_path):
+    folder = tmp_path / "study"
+    assert done(make_grid(built, folder, strategies=["full"], seeds=[0])) == ["full-seed0"]
+    for settings, message in (
+        ({"n_epochs": 3}, "runs with epochs 2, not 3"),
+        ({"recipe": "scratch"}, "runs with recipe None, not 'scratch'"),
+        ({"skills": ["copying"]}, r"runs with skills \[\], not \['copying'\]"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            done(make_grid(built, folder, **settings))
+    other = replace(built, folder=tmp_path / "lab")
+    shutil.copytree(built.folder, other.folder)
+    with (other.folder / "documents.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UsageError, match="runs with benchmark"):
+        done(make_grid(other, folder))
+    assert [run.name for run in (folder / "runs").iterdir()] == ["full-seed0"]
 
 
 def test_the_verb_trains_and_writes_tables_and_page(built, tmp_path, capsys):

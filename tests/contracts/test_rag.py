@@ -291,6 +291,15 @@ def test_lab_probe_asks_a_folder_and_writes_its_rows(built, tmp_path, capsys):
     assert [row["logprob"] for row in content["rows"]] == [row["logprob"] for row in cloze]
 
 
+def test_progress_counts_every_prompt_and_question(built):
+    model, tokenizer = load_base(built.base)
+    counts = []
+    rows = probe_facts(
+        model, tokenizer, load_facts(built.facts), questions=1, progress=counts.append
+    )
+    assert sum(counts) == len(rows)
+
+
 def test_lab_probe_looks_answers_up(built, capsys):
     arguments = ("--model", built.base, "--facts", built.facts, "--json")
     documents = ("--documents", built.folder / "documents.jsonl", "--choose", "gold")
@@ -323,6 +332,8 @@ def test_lab_probe_asks_checkpoints_as_training_did(built, tmp_path, capsys, str
         (("--model", "BASE"), "--model needs --facts"),
         (("--model", "BASE", "--facts", "FACTS", "--out", "."), "that is a folder"),
         (("--model", "BASE", "--facts", "FACTS", "--documents", "no.jsonl"), "no documents"),
+        (("--model", "BASE", "--facts", "FACTS", "--device", "gpu"), "device 'gpu' is not there"),
+        (("--model", "BASE", "--facts", "FACTS", "--device", "cuda:99"), "'cuda:99' is not there"),
     ],
 )
 def test_lab_probe_refuses_what_cannot_be_asked(built, capsys, arguments, message):

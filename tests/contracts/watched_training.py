@@ -106,7 +106,10 @@ def rows_of(out, name):
 def timeless(out):
     """All rows that the run has written, without the time that training took."""
     return {
-        name: [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(out, name)]
+        name: [
+            {k: v for k, v in row.items() if not k.endswith("seconds")}
+            for row in rows_of(out, name)
+        ]
         for name in FILES
     }
 

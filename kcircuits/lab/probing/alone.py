@@ -23,6 +23,7 @@ from kcircuits.io.lock import writer_lock
 from kcircuits.io.manifest import SCHEMA_VERSION, load_manifest, write_manifest
 from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.probing.carried_documents import facts_with_documents, questions_with_documents
+from kcircuits.lab.probing.generation import Progress
 from kcircuits.lab.probing.open_questions import ask_open_questions, questions_about
 from kcircuits.lab.probing.probes import probe_model, require_room
 from kcircuits.lab.skills import measure_skills
@@ -46,6 +47,7 @@ def probe_facts(
     *,
     questions: int = 0,
     find: Find | None = None,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """Asks a model all probes of some facts.
 
@@ -55,6 +57,7 @@ def probe_facts(
         facts: What to ask.
         questions: Open questions for each fact, at most; 0 asks none.
         find: Finds the documents that a prompt shall carry; None for prompts as they are.
+        progress: Called with the number of prompts and questions asked since the last call.
 
     Returns:
         Rows of ``probes.jsonl``, but for what names the checkpoint and the run: cloze probes, then
@@ -70,13 +73,14 @@ def probe_facts(
         asked, carried = facts_with_documents(facts, find, tokenizer, n_ctx)
     batch = tokenize_facts(tokenizer, asked)
     require_room(model, batch)
-    rows: list[Row] = [row | {"recall": None, "f1": None} for row in probe_model(model, batch)]
+    cloze = probe_model(model, batch, progress=progress)
+    rows: list[Row] = [row | {"recall": None, "f1": None} for row in cloze]
     rows = [row | _about(carried, row) for row in rows] if find else rows
     if questions:
         asking, carried = questions_about(facts, questions), {}
         if find is not None:
             asking, carried = questions_with_documents(asking, facts, find, tokenizer, n_ctx)
-        opened = ask_open_questions(model, tokenizer, asking)
+        opened = ask_open_questions(model, tokenizer, asking, progress=progress)
         rows += [row | _about(carried, row) for row in opened] if find else opened
     return rows
 

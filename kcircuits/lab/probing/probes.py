@@ -9,6 +9,7 @@ from torch import Tensor
 from kcircuits.core.batch import PromptBatch
 from kcircuits.errors import FactsError
 from kcircuits.evaluation.probe import Ask, answer_statistics, probe_rows
+from kcircuits.lab.probing.generation import Progress
 from kcircuits.lab.probing.prompt_tree import read_logits
 from kcircuits.lab.training.undisturbed import undisturbed
 
@@ -35,10 +36,17 @@ def asker(model: Any) -> Ask:
     return ask
 
 
-def probe_model(model: Any, batch: PromptBatch) -> list[dict[str, Any]]:
+def probe_model(
+    model: Any, batch: PromptBatch, *, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """One row per prompt to probe with: fact, prompt, probability, rank, known and by what rule.
 
     The model is asked in its own data type and left as it was.
+
+    Args:
+        model: A transformers model, with or without an adapter.
+        batch: From ``tokenize_facts``; the rows of ``probe_rows`` are asked.
+        progress: Called with the number of prompts that were asked since the last call.
     """
     chosen = probe_rows(batch)
     rows: list[dict[str, Any]] = [{} for _ in range(len(chosen))]
@@ -48,6 +56,8 @@ def probe_model(model: Any, batch: PromptBatch) -> list[dict[str, Any]]:
                 index, answer_statistics(asker(model), chosen.rows(index)), strict=True
             ):
                 rows[place] = row
+            if progress is not None:
+                progress(len(index))
     return rows
 
 

@@ -165,15 +165,17 @@ class Recorder:
     ) -> None:
         folder, head = self.folder, {"checkpoint": name, "epoch": epoch}
         place = folder.checkpoint(name)
+        started = time.perf_counter()
         with self._saver.as_saved(model):
             probes: list[Row] = [_CLOZE | row for row in probe_model(model, self._batch)]
             probes += [] if self._questions is None else self._questions(model)
             skills = [] if self._skills is None else list(self._skills(model))
+            probing = time.perf_counter() - started
             save_checkpoint(lambda files: self._saver.save(model, files), place)
         run = {"strategy": self._labels.strategy, "seed": self._labels.seed, "kind": "paraphrase"}
         append_rows(folder.probes, [{**head, **run, **row} for row in _finite(probes, name)])
         append_rows(folder.skills, [head | _skill(row) for row in skills])
-        losses = None if trained is None else _loss_row(epoch, step, trained)
+        losses = None if trained is None else _loss_row(epoch, step, trained, probing)
         append_rows(folder.losses, [] if losses is None else [losses])
         base = self._saver.base
         path, adapter = (place, None) if base is None else (base, place)
@@ -204,7 +206,7 @@ class Recorder:
         return writer_lock(self.folder.root / ".recording.lock")
 
 
-def _loss_row(epoch: float, step: int | None, trained: Trained) -> dict[str, Any]:
+def _loss_row(epoch: float, step: int | None, trained: Trained, probing: float) -> dict[str, Any]:
     loss = trained.loss
     is_small = loss is not None and loss < math.log(1e300)
     return {
@@ -215,6 +217,7 @@ def _loss_row(epoch: float, step: int | None, trained: Trained) -> dict[str, Any
         "lr": trained.lr,
         "tokens": trained.tokens,
         "seconds": None if trained.seconds is None else round(trained.seconds, 3),
+        "probing_seconds": round(probing, 3),
     }
 
 
