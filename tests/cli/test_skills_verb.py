@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from kcircuits import models
 from kcircuits.cli.main import main
@@ -13,6 +14,14 @@ from kcircuits.lab.training import train
 ROWS = {"juggling": (1.0, 0.0, 1.0), "tasting": (0.0,)}
 
 
+class FakeModel:
+    """Goes to any device."""
+
+    def to(self, device):
+        assert device == torch.device("cpu")
+        return self
+
+
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     """A request with a registry of two skills, one of which needs a folder."""
@@ -20,7 +29,8 @@ def asked(monkeypatch, tmp_path):
 
     def skill(name):
         def measure(model, tokenizer, setting):
-            assert (model, tokenizer) == ("model", "tokenizer")
+            assert isinstance(model, FakeModel)
+            assert tokenizer == "tokenizer"
             settings.append(setting)
             setting.progress(7)
             return Score(per_item=ROWS[name], items="abc")
@@ -30,7 +40,7 @@ def asked(monkeypatch, tmp_path):
     monkeypatch.setattr(skills, "SKILLS", {name: skill(name) for name in ROWS})
     monkeypatch.setattr(skills, "DEFAULT_SKILLS", ("juggling",))
     monkeypatch.setattr(models, "fetch_model", lambda source: source)
-    monkeypatch.setattr(train, "load_base", lambda _: ("model", "tokenizer"))
+    monkeypatch.setattr(train, "load_base", lambda _: (FakeModel(), "tokenizer"))
     return ["lab", "skills", "--model", "m"], settings, tmp_path
 
 
