@@ -24,7 +24,8 @@ def _train(
     memory: int,
     progress: Callable[[float, str], object],
 ) -> EdgeScores:
-    from kcircuits.discovery.prune import prune_folds, step_text
+    from kcircuits.discovery.prune import step_text
+    from kcircuits.discovery.prune_folds import prune_folds
     from kcircuits.discovery.pruning import Recipe
 
     recipe = Recipe(steps=params["steps"], lr=params["lr"], seed=params["seed"])

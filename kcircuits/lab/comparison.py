@@ -155,7 +155,8 @@ class _Run:
 
     def trained(self, sizes: Sequence[float]) -> Compared:
         from kcircuits.core.budget import edge_budget
-        from kcircuits.discovery.prune import prune_folds, prune_sizes
+        from kcircuits.discovery.prune import prune_sizes
+        from kcircuits.discovery.prune_folds import prune_folds
 
         n_edges = [edge_budget(self.model.topology, fraction=size) for size in sizes]
         options = dict(self.settings)

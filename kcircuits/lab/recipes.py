@@ -85,6 +85,16 @@ _SEED = TrainSpec(
     max_tokens=2048,
 )
 
+_FULL = TrainSpec(n_epochs=8, lr=1e-4, batch_size=8, precision="auto")
+_LORA = TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto")
+_SMOLLM2 = Recipe(
+    name="smollm2",
+    summary="a benchmark of some thousand tokens an epoch",
+    models=("smollm2-135m-instruct",),
+    device="cpu",
+    training=by_strategy(_FULL, _LORA),
+)
+
 _ALL = (
     Recipe(
         name="seed",
@@ -98,35 +108,18 @@ _ALL = (
         training=by_strategy(_SEED, _SEED, main_docs=10, strategies=_OF_SEED),
         seed=42,
     ),
-    Recipe(
-        name="smollm2",
-        summary="a benchmark of some thousand tokens an epoch",
-        models=("smollm2-135m-instruct",),
-        device="cpu",
-        training=by_strategy(
-            TrainSpec(n_epochs=8, lr=1e-4, batch_size=8, precision="auto"),
-            TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
-        ),
-    ),
-    Recipe(
+    _SMOLLM2,
+    replace(
+        _SMOLLM2,
         name="smollm2-small",
         summary="a smaller one: smaller batches",
-        models=("smollm2-135m-instruct",),
-        device="cpu",
-        training=by_strategy(
-            TrainSpec(n_epochs=7, lr=1e-4, batch_size=4, precision="auto"),
-            TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
-        ),
+        training=by_strategy(replace(_FULL, n_epochs=7, batch_size=4), _LORA),
     ),
-    Recipe(
+    replace(
+        _SMOLLM2,
         name="gemma3-270m",
         summary="as smollm2; not swept for this model",
         models=("gemma-3-270m",),
-        device="cpu",
-        training=by_strategy(
-            TrainSpec(n_epochs=8, lr=1e-4, batch_size=8, precision="auto"),
-            TrainSpec(strategy="lora", n_epochs=8, lr=1e-3, precision="auto"),
-        ),
     ),
     Recipe(
         name="scratch",

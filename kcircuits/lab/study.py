@@ -66,8 +66,13 @@ def train_built(
         check_skills(skills, make_setting())
     given = {"n_epochs": n_epochs, "lr": lr, "batch_size": batch_size, "precision": precision}
     given = {name: value for name, value in given.items() if value is not None}
+    asked: dict[str, Any] = {
+        "seed": base_seed if seed is None else seed,
+        "questions": questions or 0,
+        "skills": tuple(skills),
+    }
+    names = {"run": f"{built.preset}-{strategy}", "base_name": built.base_name}
     place = built.folder if to is None else Path(to)
-    seed = base_seed if seed is None else seed
     if not STRATEGIES[strategy].is_training:
         _require_nothing(given | ({"report_to": report_to} if report_to else {}), strategy)
         return record_without_training(
@@ -76,27 +81,16 @@ def train_built(
             built.facts,
             place,
             strategy=strategy,
-            run=f"{built.preset}-{strategy}",
-            base_name=built.base_name,
-            seed=seed,
-            questions=questions or 0,
-            skills=skills,
+            **names,
+            **asked,
         )
-    spec = replace(
-        spec,
-        skills=tuple(skills),
-        seed=seed,
-        questions=questions or 0,
-        **given,  # type: ignore[arg-type]
-    )
     return train(
         built.base,
         built.documents,
         built.facts,
         place,
-        spec,
-        run=f"{built.preset}-{strategy}",
-        base_name=built.base_name,
+        replace(spec, **asked, **given),
+        **names,
         progress=progress,
         report_to=report_to,
     )

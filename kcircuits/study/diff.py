@@ -30,7 +30,14 @@ from kcircuits.study.diff_tables import (
     pruned_jaccard,
     stratum_row,
 )
-from kcircuits.study.fact_diff import ALL, FactDiff, compare_facts, pair_cells
+from kcircuits.study.fact_diff import (
+    ALL,
+    FactDiff,
+    compare_facts,
+    group_by_stratum,
+    pair_cells,
+    require_stratum,
+)
 from kcircuits.study.meaning import meaning_of, rows_are
 
 if TYPE_CHECKING:
@@ -104,18 +111,16 @@ class Diff:
             UsageError: No fact has the stratum ``by``.
         """
         pairs = pair_cells(cells_from, cells_to, epochs)
-        hashes = (
-            check_one_checkpoint(cells_from, epochs[0]),
-            check_one_checkpoint(cells_to, epochs[1]),
-        )
+        hash_from = check_one_checkpoint(cells_from, epochs[0])
+        hash_to = check_one_checkpoint(cells_to, epochs[1])
         check_comparable([cell for pair in pairs.values() for cell in pair])
         by_id = {fact.id: fact for fact in facts}
-        _check_stratum(by, [by_id[fact_id] for fact_id in pairs])
+        require_stratum(by, [by_id[fact_id] for fact_id in pairs])
         first = next(iter(pairs.values()))[0]
         every = {cell.fact_id: None for cell in (*cells_from, *cells_to)}
         return cls(
             epochs=epochs,
-            hashes=hashes,
+            hashes=(hash_from, hash_to),
             unverified=tuple(name for name in dict.fromkeys(epochs) if name in unverified),
             level=level,
             method=first.provenance.method,
@@ -176,7 +181,8 @@ class Diff:
         """
         if len(self.fact_diffs) == 1:
             return [stratum_row(ALL, self.fact_diffs, self.fact_diffs[0].verdict)]
-        return [stratum_row(name, members) for name, members in self._strata.items()]
+        groups = group_by_stratum(self.fact_diffs, self.by)
+        return [stratum_row(name, members) for name, members in groups.items()]
 
     @cached_property
     def fact_rows(self) -> list[Row]:
@@ -292,19 +298,3 @@ class Diff:
         if len(self.fact_diffs) == 1:  # asked for by name: shown even if not known
             return list(self.fact_diffs)
         return [one for one in self.fact_diffs if one.is_compared]
-
-    @cached_property
-    def _strata(self) -> dict[str, list[FactDiff]]:
-        strata: dict[str, list[FactDiff]] = {}
-        for one in self.fact_diffs:
-            strata.setdefault(one.stratum(self.by), []).append(one)
-        return dict(sorted(strata.items()))
-
-
-def _check_stratum(by: str | None, facts: Sequence[Fact]) -> None:
-    if by is None or by == "relation" or any(by in fact.strata for fact in facts):
-        return
-    keys = sorted({key for fact in facts for key in fact.strata} | {"relation"})
-    raise UsageError(
-        f"no fact has a stratum {by!r}", field="by", hint=f"choose one of {', '.join(keys)}"
-    )

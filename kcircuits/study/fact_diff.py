@@ -12,7 +12,7 @@ from kcircuits.analysis.verdict import Verdict, judge_facts
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.topology import Topology
-from kcircuits.errors import IncomparableError
+from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.study.alignment import align_cells
 
 ALL = "all"
@@ -100,6 +100,24 @@ def compare_facts(
     return tuple(
         replace(draft, verdict=verdict) for draft, verdict in zip(drafts, verdicts, strict=True)
     )
+
+
+def require_stratum(by: str | None, facts: Sequence[Fact]) -> None:
+    """UsageError where no fact has a stratum under a key."""
+    if by is None or by == "relation" or any(by in fact.strata for fact in facts):
+        return
+    keys = sorted({key for fact in facts for key in fact.strata} | {"relation"})
+    raise UsageError(
+        f"no fact has a stratum {by!r}", field="by", hint=f"choose one of {', '.join(keys)}"
+    )
+
+
+def group_by_stratum(members: Sequence[FactDiff], by: str | None) -> dict[str, list[FactDiff]]:
+    """The facts of each stratum under a key; strata by name."""
+    strata: dict[str, list[FactDiff]] = {}
+    for one in members:
+        strata.setdefault(one.stratum(by), []).append(one)
+    return dict(sorted(strata.items()))
 
 
 def _compare(fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Level) -> FactDiff:

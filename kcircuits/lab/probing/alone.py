@@ -136,35 +136,37 @@ def record_without_training(
     """
     folder = RunFolder(root=Path(out).absolute(), run=run)
     make_folder(folder.root)
-    digest = content_hash(base)
-    texts = json.dumps([document.text for document in documents]).encode()
-    request = {"recorder": "without training", "run": run, "strategy": strategy, "base": digest}
-    request |= {"documents": hashlib.sha256(texts).hexdigest(), "questions": questions}
-    request |= {"skills": list(skills)}
-    request |= {"facts": content_hash_of(load_facts(facts)), "seed": seed}
+    untrained = Checkpoint(id="ep0", path=base, epoch=0, step=0, sha256=content_hash(base))
+    asked = load_facts(facts)
+    request = {
+        "recorder": "without training",
+        "run": run,
+        "strategy": strategy,
+        "base": untrained.sha256,
+        "documents": _hash_of_texts(documents),
+        "questions": questions,
+        "skills": list(skills),
+        "facts": content_hash_of(asked),
+        "seed": seed,
+    }
     with writer_lock(folder.root / ".recording.lock"):
         asked_before(folder, request)
         if recorded(folder):
             return load_manifest(folder.manifest)
         write_atomic(folder.request, json.dumps({"request": request}, indent=2) + "\n")
-        choose = STRATEGIES[strategy].documents
-        find = None if choose is None else choose(documents)
-        checkpoint = Checkpoint(id="ep0", path=base, epoch=0, step=0, sha256=digest)
-        model, tokenizer = load_checkpoint(checkpoint)
-        rows = probe_facts(model, tokenizer, load_facts(facts), questions=questions, find=find)
-        head = {"checkpoint": "ep0", "epoch": 0, "strategy": strategy, "seed": seed}
-        make_folder(folder.probes.parent)
-        _write(folder.probes, [head | row for row in rows])
+        find = _finder(strategy, documents)
+        model, tokenizer = load_checkpoint(untrained)
+        rows = probe_facts(model, tokenizer, asked, questions=questions, find=find)
+        moment = {"checkpoint": untrained.id, "epoch": untrained.epoch}
+        _write(folder.probes, moment | {"strategy": strategy, "seed": seed}, rows)
         if skills:
-            head = {"checkpoint": "ep0", "epoch": 0}
-            measured = measure_skills(model, tokenizer, skills)
-            _write(folder.skills, [head | row for row in measured])
+            _write(folder.skills, moment, measure_skills(model, tokenizer, skills))
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             run=run,
             base_model=base_name,
             facts=facts,
-            checkpoints=(checkpoint,),
+            checkpoints=(untrained,),
         )
         write_manifest(manifest, folder.manifest)
     return load_manifest(folder.manifest)
@@ -175,8 +177,21 @@ def content_hash_of(facts: Sequence[Fact]) -> str:
     return hashlib.sha256("".join(fact.content_hash for fact in facts).encode()).hexdigest()
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _hash_of_texts(documents: Sequence[Document]) -> str:
+    texts = json.dumps([document.text for document in documents])
+    return hashlib.sha256(texts.encode()).hexdigest()
+
+
+def _finder(strategy: str, documents: Sequence[Document]) -> Find | None:
+    """What finds a prompt's documents by a strategy; None where prompts carry none."""
+    choose = STRATEGIES[strategy].documents
+    return None if choose is None else choose(documents)
+
+
+def _write(path: Path, head: Row, rows: Sequence[Row]) -> None:
+    """Rows that all begin with the same fields."""
+    make_folder(path.parent)
+    lines = (json.dumps(head | row, ensure_ascii=False) + "\n" for row in rows)
     write_atomic(path, "".join(lines))
 
 

@@ -120,24 +120,27 @@ def ask_open_questions(
     )
     answers = [answer_text(tokenizer, tokens) for tokens in found]
     scores = rouge_1(answers, [question.answer for question in questions])
-    rows = [
-        {
-            "fact": question.fact,
-            "prompt_idx": question.prompt_idx,
-            "kind": question.kind,
-            "logprob": None,
-            "prob": None,
-            "rank": None,
-            "candidate_rank": None,
-            "known_rule": KNOWN_BY_RECALL,
-            "recall": recall,
-            "f1": f1,
-            "answer": answer,
-        }
-        for question, answer, (recall, f1) in zip(questions, answers, scores, strict=True)
-    ]
+    rows = [_row(*each) for each in zip(questions, answers, scores, strict=True)]
     learned = learned_by_recall(rows)
     return [row | {"known": learned[row["fact"]]} for row in rows]
+
+
+def _row(question: OpenQuestion, answer: str, score: tuple[float, float]) -> dict[str, Any]:
+    """A row of one question, but for whether its fact is known: that takes all its questions."""
+    recall, f1 = score
+    return {
+        "fact": question.fact,
+        "prompt_idx": question.prompt_idx,
+        "kind": question.kind,
+        "logprob": None,
+        "prob": None,
+        "rank": None,
+        "candidate_rank": None,
+        "known_rule": KNOWN_BY_RECALL,
+        "recall": recall,
+        "f1": f1,
+        "answer": answer,
+    }
 
 
 def probes_by_questions(

@@ -74,35 +74,21 @@ def draw_known_facts(
         )
     advance = progress or (lambda _: None)
     pool = real_facts(model.tokenizer, seed, relations)
-    waiting: list[Fact] = []
-    for _, group in groupby(pool, key=lambda fact: fact.relation):
-        asked = list(group)
-        waiting += _known(model, asked, "evaluation")
-        advance(len(asked))
-    n_known = Counter(fact.relation for fact in waiting)
-    gaps: dict[str, float] = {}
-    drawn: list[Fact] = []
-    while len(drawn) < n_facts and (block := next_facts(waiting, drawn, n_facts - len(drawn))):
-        waiting = [fact for fact in waiting if fact not in block]
-        known = _known(model, block, "discovery")
-        found = _gaps(model, known)
-        gaps |= found
-        drawn += [fact for fact in known if fact.id in found]
-        advance(len(block))
-    if len(drawn) < n_facts:
+    known = _known_of_pool(model, pool, advance)
+    gaps = _draw(model, known, n_facts, advance)
+    if len(gaps) < n_facts:
         raise UsageError(
-            f"the model knows {len(drawn)} of the {len(pool)} facts that its tokenizer can be "
+            f"the model knows {len(gaps)} of the {len(pool)} facts that its tokenizer can be "
             f"asked; {n_facts} are wanted",
             field="n",
-            hint=f"ask for at most {len(drawn)}, or choose a larger model" if drawn else
+            hint=f"ask for at most {len(gaps)}, or choose a larger model" if gaps else
             "choose a larger model",
         )  # fmt: skip
-    place = {fact.id: i for i, fact in enumerate(pool)}
     return KnownFacts(
-        facts=tuple(sorted(drawn, key=lambda fact: place[fact.id])),
+        facts=tuple(fact for fact in pool if fact.id in gaps),
         gaps=gaps,
         n_pool=Counter(fact.relation for fact in pool),
-        n_known=n_known,
+        n_known=Counter(fact.relation for fact in known),
     )
 
 
@@ -135,6 +121,35 @@ def next_facts(waiting: Iterable[Fact], drawn: Iterable[Fact], n_facts: int) -> 
             break
         taken.append(min(free, key=lambda f: (by_relation[f.relation], by_stratum[_stratum(f)])))
     return taken[n_before:]
+
+
+def _known_of_pool(model: "Model", pool: Sequence[Fact], advance: Progress) -> list[Fact]:
+    """The facts that are known by their evaluation prompts; asked relation by relation."""
+    known: list[Fact] = []
+    for _, group in groupby(pool, key=lambda fact: fact.relation):
+        asked = list(group)
+        known += _known(model, asked, "evaluation")
+        advance(len(asked))
+    return known
+
+
+def _draw(
+    model: "Model", waiting: Sequence[Fact], n_facts: int, advance: Progress
+) -> dict[str, float]:
+    """The gaps of the drawn facts, by id: as many as wanted, or all that can be drawn.
+
+    Those are known by their discovery prompts too, and pass the gate of faithfulness.
+    """
+    gaps: dict[str, float] = {}
+    drawn: list[Fact] = []
+    while len(drawn) < n_facts and (block := next_facts(waiting, drawn, n_facts - len(drawn))):
+        waiting = [fact for fact in waiting if fact not in block]
+        known = _known(model, block, "discovery")
+        found = _gaps(model, known)
+        gaps |= found
+        drawn += [fact for fact in known if fact.id in found]
+        advance(len(block))
+    return gaps
 
 
 def _stratum(fact: Fact) -> tuple[str, str]:
