@@ -71,6 +71,7 @@ def train_built(
         "questions": questions or 0,
         "skills": tuple(skills),
     }
+    spec = replace(spec, **asked, **given)
     names = {"run": f"{built.preset}-{strategy}", "base_name": built.base_name}
     place = built.folder if to is None else Path(to)
     if not STRATEGIES[strategy].is_training:
@@ -89,7 +90,7 @@ def train_built(
         built.documents,
         built.facts,
         place,
-        replace(spec, **asked, **given),
+        spec,
         **names,
         progress=progress,
         report_to=report_to,
