@@ -52,11 +52,18 @@ def run_study(args: argparse.Namespace) -> int:
     from kcircuits.study.training_study import open_training_study
     from kcircuits.study.training_study_page import study_markdown, training_study_page
 
+    strategies = args.strategies.split(",")
+    if args.reference is not None and args.reference not in strategies:
+        raise UsageError(
+            f"--reference is {args.reference!r}, which is not trained",
+            field="reference",
+            hint=f"choose from {', '.join(strategies)}",
+        )
     built = open_lab(args.lab)
     grid = Grid(
         built=built,
         out=args.out,
-        strategies=args.strategies.split(","),
+        strategies=strategies,
         seeds=_seeds(args.seeds),
         recipe=args.recipe,
         n_epochs=args.epochs,

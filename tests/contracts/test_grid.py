@@ -117,4 +117,6 @@ def test_the_verb_refuses_what_it_cannot_read(built, tmp_path, capsys):
     command = ["lab", "study", "--lab", str(built.folder), "--out", str(tmp_path / "x")]
     assert main([*command, "--seeds", "one"]) == 2
     assert "--seeds is 'one'; expected whole numbers" in capsys.readouterr().err
+    assert main([*command, "--reference", "rag-gold"]) == 2
+    assert "--reference is 'rag-gold', which is not trained" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
