@@ -76,6 +76,7 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
         dest="run_dir",
         type=Path,
         nargs="+",
+        action="extend",
         metavar="DIR",
         help="run folders (default: runs/<manifest's run> beside the manifest)",
     )
@@ -83,6 +84,7 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
         "--manifest",
         type=Path,
         nargs="+",
+        action="extend",
         metavar="FILE",
         help=f"manifests of the runs (default: {MANIFEST})",
     )

@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--fact",
         nargs="+",
-        default=[ALL],
+        action="extend",
         metavar="ID",
         help="which facts (default: all that have numbers)",
     )
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from kcircuits.study.exports import checkpoint_width, epoch_circuits
 
     opened = run_of(args)  # the store loads late
-    is_all = args.fact == [ALL] and ALL not in opened.fact_ids
+    is_all = args.fact in (None, [ALL]) and ALL not in opened.fact_ids
     circuits = epoch_circuits(opened, args.epoch, None if is_all else args.fact)
     width = args.d_model
     if width is None:

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             name = next((s for s in action.option_strings if s.startswith("--")), None)
             value = os.environ.get(variable(action.dest))
-            rivals = {
+            rivals = set(action.option_strings) | {
                 flag
                 for group in self._mutually_exclusive_groups
                 if action in group._group_actions

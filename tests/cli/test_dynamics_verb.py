@@ -106,6 +106,17 @@ def test_strata_and_several_runs(lab: Path, capsys: pytest.CaptureFixture[str]) 
     assert {row["stratum"] for row in found["rows"]} == {"trained", "control"}
     assert {row["seed"] for row in found["rows"]} == {0, 1, 2}
     assert len(found["rows"]) == 3 * 2 * N_EPOCHS
+    one_by_one = [part for run in runs for part in ("--run", run)]
+    assert run_json(capsys, "dynamics", *one_by_one, "--by", "split") == found
+
+
+def test_a_flag_replaces_runs_of_the_environment(
+    lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KCIRCUITS_RUN", str(run_of(lab, 0)))
+    assert {row["seed"] for row in run_json(capsys, "dynamics")["rows"]} == {0}
+    found = run_json(capsys, "dynamics", "--run", run_of(lab, 1))
+    assert {row["seed"] for row in found["rows"]} == {1}
 
 
 def test_table_says_what_it_counts(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
