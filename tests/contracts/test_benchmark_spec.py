@@ -1,5 +1,7 @@
 """The YAML that says what a benchmark is: what ships, what is read, what is refused and where."""
 
+from pathlib import Path
+
 import pytest
 
 from kcircuits.errors import InputError, UsageError
@@ -68,6 +70,12 @@ def test_specs_ship_and_presets_name_them():
     for name in ("smoke", "small"):
         spec = load_spec(name)
         assert (spec.facts_per_person, spec.probes) == (1, {})
+
+
+def test_the_spec_in_the_docs_is_study(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    (tmp_path / "shown.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert load_spec(tmp_path / "shown.yaml") == load_spec("study")
 
 
 @pytest.mark.parametrize(
