@@ -1,6 +1,7 @@
 """``kcircuits lab study``: strategies and training seeds on one benchmark, and what they show."""
 
 import argparse
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from kcircuits.cli.lab_build import OUT
 from kcircuits.cli.lab_train import skill_names, training_bar
 from kcircuits.cli.options import common
-from kcircuits.cli.output import print_json, print_table, printable, styled
-from kcircuits.errors import EXIT_OK, UsageError
+from kcircuits.cli.output import print_error, print_json, print_table, printable
+from kcircuits.errors import EXIT_OK, PartialError, UsageError
 
 if TYPE_CHECKING:
+    from kcircuits.lab.grid import Grid
     from kcircuits.study.training_study import TrainingStudy
 
 STRATEGIES = "full,lora,curriculum,kl-base,replay"
@@ -46,30 +48,17 @@ def add_parser(verbs: Any) -> None:
 
 def run_study(args: argparse.Namespace) -> int:
     """Train what is missing, write and print."""
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.lab.build import open_lab
-    from kcircuits.lab.grid import Grid, train_grid
-    from kcircuits.study.training_study import open_training_study
-    from kcircuits.study.training_study_page import study_markdown, training_study_page
+    from kcircuits.lab.grid import train_grid
+    from kcircuits.study.training_study import SCHEMA
 
-    strategies = args.strategies.split(",")
-    if args.reference is not None and args.reference not in strategies:
+    grid = _grid(args)
+    reference = args.reference or grid.strategies[0]
+    if reference not in grid.strategies:
         raise UsageError(
-            f"--reference is {args.reference!r}, which is not trained",
+            f"--reference is {reference!r}, which is not trained",
             field="reference",
-            hint=f"choose from {', '.join(strategies)}",
+            hint=f"choose from {', '.join(grid.strategies)}",
         )
-    built = open_lab(args.lab)
-    grid = Grid(
-        built=built,
-        out=args.out,
-        strategies=strategies,
-        seeds=_seeds(args.seeds),
-        recipe=args.recipe,
-        n_epochs=args.epochs,
-        skills=skill_names(args.skills, built.preset),
-        keep_weights=args.keep_weights,
-    )
 
     @contextmanager
     def bar(name: str) -> "Iterator[Any]":
@@ -77,21 +66,69 @@ def run_study(args: argparse.Namespace) -> int:
             yield progress
 
     busy = [cell.name for cell, is_finished in train_grid(grid, bar) if not is_finished]
-    if busy:
-        print(styled(f"left to another process: {', '.join(busy)}", "dim"))
-    if not grid.finished:
-        return EXIT_OK
-    study = open_training_study(*grid.finished, facts=built.facts, reference=args.reference)
-    write_atomic(args.out / TABLE, _text(study))
-    write_atomic(args.out / TEXT, study_markdown(study))
-    write_atomic(args.out / PAGE, training_study_page(study, built.base_name))
+    problem = _problem(grid, busy)
+    study = _written(grid, reference)
     if args.json:
-        document = study.to_json()
-        print_json(document.pop("schema"), document)
-    else:
+        content = {} if study is None else study.to_json()
+        content.pop("schema", None)
+        print_json(SCHEMA, content | (problem.to_json() if problem else {}))
+        return problem.exit_code if problem else EXIT_OK
+    if study is not None:
         _print(study)
         print(f"wrote {printable(args.out / PAGE)}")
-    return EXIT_OK
+    if problem is not None:
+        print_error(problem, as_json=False)
+    return problem.exit_code if problem else EXIT_OK
+
+
+def _grid(args: argparse.Namespace) -> "Grid":
+    from kcircuits.lab.build import open_lab
+    from kcircuits.lab.grid import Grid
+
+    built = open_lab(args.lab)
+    return Grid(
+        built=built,
+        out=args.out,
+        strategies=args.strategies.split(","),
+        seeds=_seeds(args.seeds),
+        recipe=args.recipe,
+        n_epochs=args.epochs,
+        skills=skill_names(args.skills, built.preset),
+        keep_weights=args.keep_weights,
+    )
+
+
+def _problem(grid: "Grid", busy: list[str]) -> PartialError | None:
+    """What keeps the study from being whole."""
+    if not busy:
+        return None
+    return PartialError(
+        f"{len(busy)} of {len(grid.cells)} runs are in the hands of another process: "
+        f"{', '.join(busy)}",
+        hint="repeat the command when it has finished them",
+    )
+
+
+def _written(grid: "Grid", reference: str) -> "TrainingStudy | None":
+    """The study of the finished runs, written; None while there is nothing to compare with."""
+    from kcircuits.io.atomic import write_atomic
+    from kcircuits.study.training_study import open_training_study
+    from kcircuits.study.training_study_page import study_markdown, training_study_page
+
+    finished = grid.finished
+    own = [grid.rows_folder(cell) for cell in grid.cells if cell.strategy == reference]
+    if not set(own) & set(finished):
+        return None
+    study = open_training_study(
+        *finished,
+        facts=grid.built.facts,
+        reference=reference,
+        model=grid.built.base_name,
+    )
+    write_atomic(grid.out / TABLE, json.dumps(study.to_json(), indent=1, allow_nan=False) + "\n")
+    write_atomic(grid.out / TEXT, study_markdown(study))
+    write_atomic(grid.out / PAGE, training_study_page(study, grid.built.base_name))
+    return study
 
 
 def _seeds(text: str) -> list[int]:
@@ -101,12 +138,6 @@ def _seeds(text: str) -> list[int]:
         raise UsageError(
             f"--seeds is {text!r}; expected whole numbers", field="seeds", hint="e.g. 0,1,2"
         ) from None
-
-
-def _text(study: "TrainingStudy") -> str:
-    import json
-
-    return json.dumps(study.to_json(), indent=1, allow_nan=False) + "\n"
 
 
 def _print(study: "TrainingStudy") -> None:

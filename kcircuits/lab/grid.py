@@ -17,9 +17,10 @@ from pathlib import Path
 
 from kcircuits.errors import StoreBusyError, UsageError
 from kcircuits.io.atomic import make_folder, sync_folder, write_atomic
+from kcircuits.io.checkpoint_files import content_hash
 from kcircuits.lab.build import DOCUMENTS, FACTS, Built
-from kcircuits.lab.recipes import find_recipe
-from kcircuits.lab.study import check_strategy, train_built
+from kcircuits.lab.strategies import STRATEGIES
+from kcircuits.lab.study import train_built, training_spec
 from kcircuits.lab.training.run_folder import RunFolder
 from kcircuits.lab.training.step import Progress
 
@@ -76,16 +77,25 @@ class Grid:
                     "none twice",
                     field=field,
                 )
-        for strategy in self.strategies:
-            if self.recipe is None:
-                check_strategy(self.built.preset, strategy)
-            else:
-                find_recipe(self.recipe).of(strategy)
+        for cell in self.cells:
+            training_spec(
+                self.built,
+                cell.strategy,
+                self.recipe,
+                seed=cell.seed,
+                skills=tuple(self.skills),
+                **self.epochs_of(cell.strategy),
+            )
 
     @property
     def cells(self) -> list[Cell]:
         """Seed by seed, so that a grid that is cut short compares strategies on equal seeds."""
         return [Cell(strategy=name, seed=seed) for seed in self.seeds for name in self.strategies]
+
+    def epochs_of(self, strategy: str) -> dict[str, int]:
+        """The number of epochs as a setting of a strategy's training, where it is given."""
+        is_training = strategy in STRATEGIES and STRATEGIES[strategy].is_training
+        return {} if self.n_epochs is None or not is_training else {"n_epochs": self.n_epochs}
 
     def rows_folder(self, cell: Cell) -> Path:
         """Where the rows of a finished run lie."""
@@ -125,6 +135,8 @@ def _require_same(grid: Grid) -> None:
     file = grid.out / "grid.json"
     texts = b"".join((grid.built.folder / name).read_bytes() for name in (FACTS, DOCUMENTS))
     asked = {
+        "base": content_hash(grid.built.base),
+        "preset": grid.built.preset,
         "benchmark": hashlib.sha256(texts).hexdigest(),
         "recipe": grid.recipe,
         "epochs": grid.n_epochs,
@@ -153,7 +165,7 @@ def _train(grid: Grid, cell: Cell, bar: Bar) -> None:
             strategy=cell.strategy,
             recipe=grid.recipe,
             seed=cell.seed,
-            n_epochs=grid.n_epochs,
+            **grid.epochs_of(cell.strategy),
             skills=grid.skills,
             progress=progress,
         )

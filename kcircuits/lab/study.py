@@ -61,17 +61,10 @@ def train_built(
     Raises:
         UsageError: No such strategy or recipe, or a setting out of range.
     """
-    spec, base_seed = _settings(built, strategy, recipe)
-    if skills:
-        check_skills(skills, make_setting())
     given = {"n_epochs": n_epochs, "lr": lr, "batch_size": batch_size, "precision": precision}
     given = {name: value for name, value in given.items() if value is not None}
-    asked: dict[str, Any] = {
-        "seed": base_seed if seed is None else seed,
-        "questions": questions or 0,
-        "skills": tuple(skills),
-    }
-    spec = replace(spec, **asked, **given)
+    asked = {"seed": seed, "questions": questions or 0, "skills": tuple(skills)}
+    spec = training_spec(built, strategy, recipe, **asked, **given)
     names = {"run": f"{built.preset}-{strategy}", "base_name": built.base_name}
     place = built.folder if to is None else Path(to)
     if not STRATEGIES[strategy].is_training:
@@ -82,8 +75,10 @@ def train_built(
             built.facts,
             place,
             strategy=strategy,
+            seed=spec.seed,
+            questions=spec.questions,
+            skills=spec.skills,
             **names,
-            **asked,
         )
     return train(
         built.base,
@@ -97,13 +92,39 @@ def train_built(
     )
 
 
-def _settings(built: Built, strategy: str, recipe: str | None) -> tuple[TrainSpec, int]:
-    """The settings of a strategy and the seed, by a recipe or by the preset."""
+def training_spec(
+    built: Built,
+    strategy: str,
+    recipe: str | None = None,
+    *,
+    seed: int | None = None,
+    skills: tuple[str, ...] = (),
+    **given: Any,
+) -> TrainSpec:
+    """The settings of a training: the preset's or a recipe's, and those given instead.
+
+    Args:
+        built: The benchmark.
+        strategy: A name of ``STRATEGIES``.
+        recipe: A name of ``RECIPES``; default the settings of the preset.
+        seed: Default the recipe's where it has one, else the benchmark's.
+        skills: What is measured at every epoch beside the probes.
+        given: Other fields of ``TrainSpec``.
+
+    Raises:
+        UsageError: No such strategy, recipe or skill, or a setting out of range.
+    """
     if recipe is None:
         check_strategy(built.preset, strategy)
-        return find_preset(built.preset).training[strategy], built.seed
-    found = find_recipe(recipe)
-    return found.of(strategy), built.seed if found.seed is None else found.seed
+        spec, own_seed = find_preset(built.preset).training[strategy], None
+    else:
+        found = find_recipe(recipe)
+        spec, own_seed = found.of(strategy), found.seed
+    if skills:
+        check_skills(skills, make_setting())
+    if seed is None:
+        seed = built.seed if own_seed is None else own_seed
+    return replace(spec, seed=seed, skills=skills, **given)
 
 
 def _require_nothing(given: Mapping[str, Any], strategy: str) -> None:

@@ -40,11 +40,13 @@ class TrainingStudy:
         series: The runs, in the order of strategies.
         stopping: Stopping rules replayed on them.
         reference: Strategy that the others are compared with.
+        model: Name of the base model, where known.
     """
 
     series: tuple[ProbeSeries, ...]
     stopping: Stopping
     reference: str
+    model: str | None = None
 
     @cached_property
     def by_strategy(self) -> Mapping[str, Mapping[int, ProbeSeries]]:
@@ -114,7 +116,7 @@ class TrainingStudy:
         """All tables as one document."""
         return {
             "schema": SCHEMA,
-            "model": self.series[0].model,
+            "model": self.model,
             "facts": len(self.series[0].fact_ids),
             "entities": len(set(self.series[0].entities)),
             "runs": [
@@ -141,7 +143,10 @@ class TrainingStudy:
 
 
 def open_training_study(
-    *runs: str | Path, facts: str | Path | None = None, reference: str | None = None
+    *runs: str | Path,
+    facts: str | Path | None = None,
+    reference: str | None = None,
+    model: str | None = None,
 ) -> TrainingStudy:
     """The study of finished runs.
 
@@ -149,6 +154,7 @@ def open_training_study(
         runs: Run folders, of one benchmark.
         facts: A facts file, for entities and strata; default the runs' own.
         reference: Strategy to compare with; default that of the first run.
+        model: Name of the base model; default what the runs' manifest says.
 
     Raises:
         UsageError: No run, runs of other facts or epochs, or no run of the reference.
@@ -164,7 +170,10 @@ def open_training_study(
             hint=f"choose from {', '.join(names)}",
         )
     return TrainingStudy(
-        series=series, stopping=replay_rules(*runs, facts=facts), reference=reference
+        series=series,
+        stopping=replay_rules(*runs, facts=facts),
+        reference=reference,
+        model=model or series[0].model,
     )
 
 

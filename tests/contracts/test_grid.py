@@ -6,9 +6,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from kcircuits.cli.main import main
-from kcircuits.errors import UsageError
+from kcircuits.errors import PartialError, UsageError
 from kcircuits.io.jsonl import read_rows
 from kcircuits.io.lock import writer_lock
 from kcircuits.lab import grid as grids
@@ -25,6 +26,14 @@ def built(tmp_path_factory):
 def make_grid(built, out, **settings):
     given = {"strategies": ["full", "replay"], "seeds": [0, 1], "n_epochs": 2}
     return Grid(built=built, out=out, **{**given, **settings})
+
+
+def other_base(built, folder):
+    """A model with the same tokenizer that is another one."""
+    shutil.copytree(built.base, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, folder / "model.safetensors")
+    return folder
 
 
 def done(grid):
@@ -69,6 +78,9 @@ def test_a_run_in_the_hands_of_another_process_is_left_to_it(built, tmp_path):
         ({"strategies": []}, "strategies is empty; expected at least one"),
         ({"seeds": [1, 1]}, "seeds is 1, 1; expected at least one, none twice"),
         ({"strategies": ["fall"]}, "strategy 'fall'"),
+        ({"n_epochs": 0}, "n_epochs is 0"),
+        ({"seeds": [-1]}, "seed is -1"),
+        ({"skills": ["juggling"]}, "no skill 'juggling'"),
         ({"recipe": "none"}, "recipe 'none'"),
         ({"recipe": "seed"}, "recipe 'seed' has no strategy 'full'"),
     ],
@@ -78,6 +90,7 @@ def test_a_grid_that_cannot_be_meant_is_refused_before_any_training(
 ):
     with pytest.raises(UsageError, match=message):
         make_grid(built, tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_that_could_not_be_compared_do_not_come_into_one_folder(built, tmp_path):
@@ -90,6 +103,8 @@ def test_runs_that_could_not_be_compared_do_not_come_into_one_folder(built, tmp_
     ):
         with pytest.raises(UsageError, match=message):
             done(make_grid(built, folder, **settings))
+    with pytest.raises(UsageError, match="runs with base"):
+        done(make_grid(replace(built, base=other_base(built, tmp_path / "model")), folder))
     other = replace(built, folder=tmp_path / "lab")
     shutil.copytree(built.folder, other.folder)
     with (other.folder / "documents.jsonl").open("a") as file:
@@ -103,14 +118,39 @@ def test_the_verb_trains_and_writes_tables_and_page(built, tmp_path, capsys):
     out = tmp_path / "study"
     command = ["lab", "study", "--lab", str(built.folder), "--out", str(out), "--quiet"]
     command += ["--strategies", "full,rag-gold", "--seeds", "0", "--skills", "none"]
+    command += ["--epochs", "2"]  # which rag-gold, that trains nothing, has no use for
     assert main([*command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["schema"] == "kcircuits.training-study/1"
     assert {row["strategy"] for row in printed["measures"]} == {"full", "rag-gold"}
+    assert {run["strategy"]: run["epochs"] for run in printed["runs"]} == {
+        "full": [0, 1, 2],
+        "rag-gold": [0],
+    }
+    assert printed["model"] == built.base_name
     assert json.loads((out / "study.json").read_text()) == printed
     assert "rag-gold" in (out / "study.html").read_text()
     assert main(command) == 0
     assert "known last" in capsys.readouterr().out
+
+
+def test_the_verb_tells_what_another_process_has(built, tmp_path, capsys):
+    command = ["lab", "study", "--lab", str(built.folder), "--out", str(tmp_path), "--quiet"]
+    command += ["--strategies", "full,replay", "--seeds", "0", "--skills", "none", "--epochs", "1"]
+    place = tmp_path / "trainings" / "full-seed0"
+    place.mkdir(parents=True)
+    with writer_lock(place / ".training.lock"):
+        assert main([*command, "--json"]) == PartialError.exit_code
+        printed = json.loads(capsys.readouterr().out)
+        assert "1 of 2 runs are in the hands of another process" in printed["error"]["message"]
+        assert "measures" not in printed  # nothing to compare with yet
+        assert main([*command, "--reference", "replay"]) == PartialError.exit_code
+    out, error = capsys.readouterr()
+    assert "replay" in out
+    assert "full-seed0" in error
+    assert json.loads((tmp_path / "study.json").read_text())["reference"] == "replay"
+    assert main(command) == 0
+    assert json.loads((tmp_path / "study.json").read_text())["reference"] == "full"
 
 
 def test_the_verb_refuses_what_it_cannot_read(built, tmp_path, capsys):
