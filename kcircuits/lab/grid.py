@@ -84,7 +84,7 @@ class Grid:
                 self.recipe,
                 seed=cell.seed,
                 skills=tuple(self.skills),
-                **self.epochs_of(cell.strategy),
+                n_epochs=self.epochs_of(cell.strategy),
             )
 
     @property
@@ -92,10 +92,10 @@ class Grid:
         """Seed by seed, so that a grid that is cut short compares strategies on equal seeds."""
         return [Cell(strategy=name, seed=seed) for seed in self.seeds for name in self.strategies]
 
-    def epochs_of(self, strategy: str) -> dict[str, int]:
-        """The number of epochs as a setting of a strategy's training, where it is given."""
-        is_training = strategy in STRATEGIES and STRATEGIES[strategy].is_training
-        return {} if self.n_epochs is None or not is_training else {"n_epochs": self.n_epochs}
+    def epochs_of(self, strategy: str) -> int | None:
+        """The number of epochs that is given, for a strategy that trains."""
+        is_training = strategy not in STRATEGIES or STRATEGIES[strategy].is_training
+        return self.n_epochs if is_training else None
 
     def rows_folder(self, cell: Cell) -> Path:
         """Where the rows of a finished run lie."""
@@ -165,7 +165,7 @@ def _train(grid: Grid, cell: Cell, bar: Bar) -> None:
             strategy=cell.strategy,
             recipe=grid.recipe,
             seed=cell.seed,
-            **grid.epochs_of(cell.strategy),
+            n_epochs=grid.epochs_of(cell.strategy),
             skills=grid.skills,
             progress=progress,
         )

@@ -62,13 +62,13 @@ def train_built(
         UsageError: No such strategy or recipe, or a setting out of range.
     """
     given = {"n_epochs": n_epochs, "lr": lr, "batch_size": batch_size, "precision": precision}
-    given = {name: value for name, value in given.items() if value is not None}
-    asked = {"seed": seed, "questions": questions or 0, "skills": tuple(skills)}
-    spec = training_spec(built, strategy, recipe, **asked, **given)
+    spec = training_spec(
+        built, strategy, recipe, seed=seed, skills=tuple(skills), questions=questions, **given
+    )
     names = {"run": f"{built.preset}-{strategy}", "base_name": built.base_name}
     place = built.folder if to is None else Path(to)
     if not STRATEGIES[strategy].is_training:
-        _require_nothing(given | ({"report_to": report_to} if report_to else {}), strategy)
+        _require_nothing(given | {"report_to": report_to or None}, strategy)
         return record_without_training(
             built.base,
             built.documents,
@@ -109,7 +109,7 @@ def training_spec(
         recipe: A name of ``RECIPES``; default the settings of the preset.
         seed: Default the recipe's where it has one, else the benchmark's.
         skills: What is measured at every epoch beside the probes.
-        given: Other fields of ``TrainSpec``.
+        given: Other fields of ``TrainSpec``; those that are None are not given.
 
     Raises:
         UsageError: No such strategy, recipe or skill, or a setting out of range.
@@ -124,12 +124,13 @@ def training_spec(
         check_skills(skills, make_setting())
     if seed is None:
         seed = built.seed if own_seed is None else own_seed
+    given = {name: value for name, value in given.items() if value is not None}
     return replace(spec, seed=seed, skills=skills, **given)
 
 
 def _require_nothing(given: Mapping[str, Any], strategy: str) -> None:
-    if given:
-        field = next(iter(given))
+    field = next((name for name, value in given.items() if value is not None), None)
+    if field is not None:
         raise UsageError(
             f"{strategy} trains nothing, so {field} {given[field]} has no meaning",
             field=field,
