@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import kcircuits as kc
+from kcircuits.cli.lab_probe import probe_table, stratum_of
 from kcircuits.cli.main import main
 from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import StoreCorruptError, UsageError
@@ -307,6 +308,11 @@ def test_lab_probe_looks_answers_up(built, capsys):
     facts = {fact.id: fact for fact in load_facts(built.facts)}
     for row in json.loads(text)["rows"]:
         assert row["documents"] == (facts[row["fact"]].strata["split"] != "control")
+    chosen = (*documents[:2], "--choose", "retrieved")
+    by_default, retrieved = (
+        run_cli(capsys, *arguments, *each)[1] for each in (documents[:2], chosen)
+    )
+    assert by_default == retrieved != text
 
 
 @pytest.mark.parametrize("strategy", ["full", "lora"])
@@ -324,6 +330,22 @@ def test_lab_probe_asks_checkpoints_as_training_did(built, tmp_path, capsys, str
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_a_row_of_the_table_is_a_split_and_the_answer_that_was_told():
+    strata = (
+        {"split": "updated", "told": "before"}, {"split": "updated", "told": "new"},
+        {"split": "control"}, {"type": "own"},
+    )  # fmt: skip
+    facts = [fact_of(name, "baker", strata=own) for name, own in zip("abcd", strata, strict=True)]
+    names = {fact.id: stratum_of(fact) for fact in facts}
+    answer = {"kind": "paraphrase", "recall": None, "prob": 0.5}
+    rows = [answer | {"fact": fact.id, "known": i == 0} for i, fact in enumerate(facts)]
+    found = {row["stratum"]: row["known"] for row in probe_table(rows, names)}
+    assert found == {"updated, before": 1, "updated, new": 0, "control": 0, "all": 0}
+
+
+ASK = ("--model", "BASE", "--facts", "FACTS")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -332,6 +354,9 @@ def test_lab_probe_asks_checkpoints_as_training_did(built, tmp_path, capsys, str
         (("--model", "BASE"), "--model needs --facts"),
         (("--model", "BASE", "--facts", "FACTS", "--out", "."), "that is a folder"),
         (("--model", "BASE", "--facts", "FACTS", "--documents", "no.jsonl"), "no documents"),
+        ((*ASK, "--choose", "gold"), "--choose gold chooses among documents, and none are given"),
+        ((*ASK, "--checkpoint", "ep2"), "--checkpoint ep2 is one of a manifest"),
+        ((*ASK, "--open-questions", "-1"), "--open-questions is -1; expected 0 or more"),
         (("--model", "BASE", "--facts", "FACTS", "--device", "gpu"), "device 'gpu' is not there"),
         (("--model", "BASE", "--facts", "FACTS", "--device", "cuda:99"), "'cuda:99' is not there"),
     ],
