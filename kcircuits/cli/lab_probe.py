@@ -36,7 +36,7 @@ def add_parser(verbs: Any) -> None:
     add("--checkpoint", metavar="REF", help="of the manifest (default: last)")
     add("--facts", type=Path, metavar="FILE", help="a facts.jsonl (default: the manifest's)")
     add_open_questions(probe)
-    add("--documents", type=Path, metavar="FILE", help="a documents.jsonl to look answers up in")
+    add("--documents", type=Path, metavar="FILE", help="JSONL or CSV to look answers up in")
     add(
         "--choose",
         choices=CHOICES,

@@ -13,7 +13,7 @@ import kcircuits as kc
 from kcircuits.cli.lab_probe import probe_table, stratum_of
 from kcircuits.cli.main import main
 from kcircuits.core.facts import Fact, Prompt
-from kcircuits.errors import StoreCorruptError, UsageError
+from kcircuits.errors import InputError, UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark.document import Document
@@ -353,7 +353,6 @@ ASK = ("--model", "BASE", "--facts", "FACTS")
         (("--model", "x", "--manifest", "y"), "expected one of --model and --manifest"),
         (("--model", "BASE"), "--model needs --facts"),
         (("--model", "BASE", "--facts", "FACTS", "--out", "."), "that is a folder"),
-        (("--model", "BASE", "--facts", "FACTS", "--documents", "no.jsonl"), "no documents"),
         ((*ASK, "--choose", "gold"), "--choose gold chooses among documents, and none are given"),
         ((*ASK, "--checkpoint", "ep2"), "--checkpoint ep2 is one of a manifest"),
         ((*ASK, "--open-questions", "-1"), "--open-questions is -1; expected 0 or more"),
@@ -368,10 +367,58 @@ def test_lab_probe_refuses_what_cannot_be_asked(built, capsys, arguments, messag
     assert message in error
 
 
-def test_documents_are_rows_with_subject_and_text(tmp_path):
+ANN = Document(subject="Ann", frequency="", text="Ann sings.")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"subject": "Ann", "text": "Ann sings."}\n'),
+        ("without-a-last-newline.jsonl", '{"subject": "Ann", "text": "Ann sings."}'),
+        ("a.csv", "subject,text\nAnn,Ann sings.\n"),
+        ("without-a-last-newline.csv", "subject,text\nAnn,Ann sings."),
+    ],
+)
+def test_documents_are_rows_with_subject_and_text(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    assert read_documents(path) == [ANN]
+
+
+def test_documents_of_a_benchmark_are_read_with_their_sentences(built):
+    found = read_documents(built.folder / "documents.jsonl")
+    assert [(d.text, d.sentences) for d in found] == [
+        (d.text, d.sentences) for d in built.documents
+    ]
+    assert found[0].sentences
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "message"),
+    [
+        ({"text": "Ann sings."}, "subject", "field 'subject' is missing"),
+        ({"subject": "Ann", "text": 3}, "text", "text is 3, not text"),
+        ({"subject": "Ann", "text": "b", "sentences": "job 1"}, "sentences", "not a list"),
+        ({"subject": "Ann", "text": "b", "sentences": [1]}, "sentences[0]", "is 1, not text"),
+        ({"subject": "Ann", "text": "b", "sentence": ["job 1"]}, "sentence", "is not known"),
+    ],
+)
+def test_rows_that_are_no_documents_are_refused(tmp_path, row, field, message):
     path = tmp_path / "documents.jsonl"
-    path.write_text('{"subject": "Ann", "text": "Ann sings."}\n')
-    assert read_documents(path) == [Document(subject="Ann", frequency="", text="Ann sings.")]
-    path.write_text('{"text": "Ann sings."}\n')
-    with pytest.raises(StoreCorruptError, match="subject"):
+    path.write_text(
+        "".join(json.dumps(each) + "\n" for each in ({"subject": "E", "text": "E"}, row))
+    )
+    with pytest.raises(InputError, match=message) as caught:
         read_documents(path)
+    assert (caught.value.file, caught.value.line, caught.value.field) == (str(path), 2, field)
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "no such file"), ("\n", "holds no rows")])
+def test_lab_probe_refuses_files_without_documents(built, tmp_path, capsys, text, message):
+    path = tmp_path / "documents.jsonl"
+    if text is not None:
+        path.write_text(text)
+    asked = ("--model", built.base, "--facts", built.facts, "--documents", path)
+    code, _, error = run_cli(capsys, *asked)
+    assert code == InputError.exit_code
+    assert message in error

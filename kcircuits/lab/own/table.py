@@ -45,6 +45,19 @@ class Row:
             self.refuse(f"{field} holds {character}", field, "remove the character")
         return value
 
+    def texts(self, field: str) -> tuple[str, ...]:
+        """A field that may be there as a list of texts; InputError where it is something else."""
+        value = self.fields.get(field, [])
+        if not isinstance(value, list):
+            self.refuse(f"{field} is {shown(value)}, not a list", field, "write [...] in JSONL")
+        return tuple(self.checked(f"{field}[{i}]", each) for i, each in enumerate(value))
+
+    def allow(self, fields: Sequence[str]) -> None:
+        """InputError where the row has a field with another name."""
+        if unknown := [name for name in self.fields if name not in fields]:
+            told = f"field {unknown[0]!r} is not known"
+            self.refuse(told, unknown[0], f"the fields are {', '.join(fields)}")
+
     def refuse(self, message: str, field: str | None, hint: str) -> NoReturn:
         """InputError about this row."""
         raise InputError(message, file=self.file, line=self.line, field=field, hint=hint)
