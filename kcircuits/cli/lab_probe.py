@@ -5,12 +5,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.lab_train import add_open_questions
 from kcircuits.cli.options import common
 from kcircuits.cli.output import print_json, print_table, printable
+from kcircuits.core.facts import Fact
 from kcircuits.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from kcircuits.lab.strategies.strategy import Find
 
 # As in the registry, which is not asked: it would load torch.
 CHOICES = ("gold", "entity", "retrieved")
@@ -29,16 +33,15 @@ def add_parser(verbs: Any) -> None:
     add = probe.add_argument
     add("--model", metavar="MODEL", help="name, folder, Hub id")
     add("--manifest", type=Path, metavar="FILE", help="a manifest, instead of --model")
-    add("--checkpoint", default="last", metavar="REF", help="of the manifest (default: last)")
+    add("--checkpoint", metavar="REF", help="of the manifest (default: last)")
     add("--facts", type=Path, metavar="FILE", help="a facts.jsonl (default: the manifest's)")
     add_open_questions(probe)
-    add("--documents", type=Path, metavar="FILE", help="a documents.jsonl to look answers up in")
+    add("--documents", type=Path, metavar="FILE", help="JSONL or CSV to look answers up in")
     add(
         "--choose",
         choices=CHOICES,
-        default="retrieved",
         metavar="gold|entity|retrieved",
-        help="which documents a prompt carries: the one that states the fact, all about its "
+        help="which of --documents a prompt carries: the one that states the fact, all about its "
         "subject, or the three that BM25 finds (default: retrieved)",
     )
     add("--device", default="cpu", help="where to compute (default: cpu)")
@@ -51,10 +54,9 @@ def run_probe(args: argparse.Namespace) -> int:
     from kcircuits.io.atomic import make_folder, write_atomic
     from kcircuits.io.facts import load_facts
     from kcircuits.lab.probing.alone import load_checkpoint, probe_facts
-    from kcircuits.lab.probing.carried_documents import read_documents
-    from kcircuits.lab.strategies import STRATEGIES
     from kcircuits.models.devices import find_device
 
+    _require_used(args)
     device = find_device(args.device)
     checkpoint, facts_file = _asked(args)
     facts = load_facts(facts_file)
@@ -62,11 +64,7 @@ def run_probe(args: argparse.Namespace) -> int:
         if args.out.is_dir():
             raise UsageError("that is a folder", file=args.out, field="out", hint="name the file")
         make_folder(args.out.parent)
-    find = None
-    if args.documents is not None:
-        choose = STRATEGIES[f"rag-{args.choose}"].documents
-        assert choose is not None
-        find = choose(read_documents(args.documents))
+    find = _finder(args)
     model, tokenizer = load_checkpoint(checkpoint)
     with probing_bar(args.quiet) as progress:
         rows = probe_facts(
@@ -85,7 +83,7 @@ def run_probe(args: argparse.Namespace) -> int:
     if args.json:
         print_json("kcircuits.lab-probe/1", {"model": checkpoint.id, "rows": rows})
         return EXIT_OK
-    table = probe_table(rows, {fact.id: fact.strata.get("split", "all") for fact in facts})
+    table = probe_table(rows, {fact.id: stratum_of(fact) for fact in facts})
     print_table(list(table[0]), [list(row.values()) for row in table])
     if args.out is not None:
         print(f"wrote {printable(args.out)}")
@@ -99,6 +97,14 @@ def probing_bar(quiet: bool) -> "Iterator[Callable[[int], object]]":
 
     with tqdm(desc="probing", unit="prompt", disable=quiet, dynamic_ncols=True) as bar:
         yield bar.update
+
+
+def stratum_of(fact: Fact) -> str:
+    """The row of the table that a fact counts in: its split and, of an updated fact, which answer.
+
+    Both answers of an updated subject cannot be true at once, so they are never averaged.
+    """
+    return ", ".join(fact.strata[key] for key in ("split", "told") if key in fact.strata) or "all"
 
 
 def probe_table(
@@ -121,6 +127,40 @@ def probe_table(
     ]
 
 
+def _require_used(args: argparse.Namespace) -> None:
+    """UsageError for an option that would be ignored, or that cannot be meant."""
+    if args.choose is not None and args.documents is None:
+        raise UsageError(
+            f"--choose {args.choose} chooses among documents, and none are given",
+            field="choose",
+            hint="add --documents FILE, or leave --choose out",
+        )
+    if args.checkpoint is not None and args.manifest is None:
+        raise UsageError(
+            f"--checkpoint {args.checkpoint} is one of a manifest, and none is given",
+            field="checkpoint",
+            hint="add --manifest FILE instead of --model, or leave --checkpoint out",
+        )
+    if args.open_questions is not None and args.open_questions < 0:
+        raise UsageError(
+            f"--open-questions is {args.open_questions}; expected 0 or more for each fact",
+            field="open-questions",
+            hint="give the number of questions to ask of each fact",
+        )
+
+
+def _finder(args: argparse.Namespace) -> "Find | None":
+    """What finds the documents of a prompt; None where prompts carry none."""
+    from kcircuits.lab.probing.carried_documents import read_documents
+    from kcircuits.lab.strategies import STRATEGIES
+
+    if args.documents is None:
+        return None
+    choose = STRATEGIES[f"rag-{args.choose or 'retrieved'}"].documents
+    assert choose is not None
+    return choose(read_documents(args.documents))
+
+
 def _asked(args: argparse.Namespace) -> tuple[Any, Path]:
     """The checkpoint to ask, and the facts file."""
     from kcircuits.core.manifest import Checkpoint
@@ -133,7 +173,7 @@ def _asked(args: argparse.Namespace) -> tuple[Any, Path]:
         )
     if args.manifest is not None:
         manifest = load_manifest(args.manifest)
-        return manifest[args.checkpoint], args.facts or manifest.facts
+        return manifest[args.checkpoint or "last"], args.facts or manifest.facts
     if args.facts is None:
         raise UsageError(
             "--model needs --facts", field="facts", hint="write one with kcircuits lab build"

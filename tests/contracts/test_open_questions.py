@@ -69,6 +69,9 @@ def test_questions_are_paraphrases_for_probing_else_for_evaluation():
     assert asked([*probing, prompt(3, "probe"), prompt(4, "probe", "paraphrase")]) == [3, 4]
     assert asked([*probing, prompt(3, "probe"), prompt(4, "probe")], 1) == [3]
     assert asked([prompt(0, "discovery"), prompt(1, "probe", "inverse")]) == [0]
+    assert asked(probing, 0) == []
+    with pytest.raises(UsageError, match="n_per_fact is -1; expected 0 or more"):
+        asked(probing, -1)
 
 
 def prompt_of(template, **kwargs):

@@ -60,6 +60,29 @@ def test_tables_that_cannot_be_read_are_refused(
     assert line is None or caught.value.line == line
 
 
+FACT = {"subject": "Ann Lee", "relation": "home", "object": "York", "prompt": "{subject} is from"}
+PADDED = {
+    "a.csv": ("subject , relation,object, prompt", ' Ann Lee , home, "York",\t{subject} is from  '),
+    "a.tsv": ("subject\trelation \tobject\tprompt", 'Ann Lee \t home\t "York"\t{subject} is from '),
+    "a.jsonl": ({name: f"  {value}\u00a0 " for name, value in FACT.items()},),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_space_around_a_text_is_no_part_of_it(write: Callable[..., Path], name: str) -> None:
+    path = write(name, *PADDED[name])
+    assert [dict(row.fields) for row in read_table(path)] == [FACT]
+    (question,) = questions(path)
+    assert (question.subject, question.relation, question.object) == ("Ann Lee", "home", "York")
+    assert [wording.text for wording in question.wordings] == ["{subject} is from"]
+
+
+def test_space_around_the_texts_of_a_list_is_no_part_of_them(write: Callable[..., Path]) -> None:
+    path = write("a.jsonl", {"prompts": [" {subject} a ", 3], "n": 1, "x": None})
+    (row,) = read_table(path)
+    assert dict(row.fields) == {"prompts": ["{subject} a", 3], "n": 1, "x": None}
+
+
 # Documents
 
 
@@ -131,7 +154,7 @@ BASE = {"subject": "a", "relation": "r", "object": "o", "prompt": "{subject} b"}
     [
         ([{**BASE, "prompt": "no slot"}], 1, "prompt", "holds {subject} 0 times"),
         ([{**BASE, "prompt": "{subject} {subject}"}], 1, "prompt", "holds {subject} 2 times"),
-        ([{**BASE, "prompt": "{subject} is "}], 1, "prompt", "ends in a space"),
+        ([{**BASE, "prompt": "  "}], 1, "prompt", "prompt is blank"),
         ([{k: v for k, v in BASE.items() if k != "prompt"}], 1, "prompt", "has no prompt"),
         ([{**BASE, "prompts": "x"}], 1, "prompts", "prompts is not a list"),
         ([{**BASE, "prompts": [3]}], 1, r"prompts[0]", "is 3, not text"),
@@ -150,3 +173,32 @@ def test_facts_that_break_a_rule_are_refused(
     with pytest.raises(InputError, match=message) as caught:
         questions(write("f.jsonl", *rows))
     assert (caught.value.line, caught.value.field) == (line, field)
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "field", "before"),
+    [
+        ([BASE, BASE], 2, "prompt", "line 1, prompt:"),
+        ([{**BASE, "prompt_2": " {subject} b "}], 1, "prompt_2", "line 1, prompt:"),
+        ([{**BASE, "prompts": ["c {subject}", "{subject} b"]}], 1, "prompts[1]", "line 1, prompt:"),
+        ([{**BASE, "use": "discovery"}, {**BASE, "use": "probe"}], 2, "prompt", "line 1, prompt:"),
+        ([BASE, {**BASE, "template": "raw"}], 2, "prompt", "line 1, prompt:"),
+    ],
+)
+def test_a_wording_that_is_there_twice_is_refused(
+    write: Callable[..., Path], rows: list[Any], line: int, field: str, before: str
+) -> None:
+    path = write("f.jsonl", *rows)
+    with pytest.raises(InputError) as caught:
+        questions(path)
+    error = caught.value
+    assert (error.file, error.line, error.field) == (str(path), line, field)
+    assert error.message == f"fact (a, r, o): {field} has the wording of {before} '{{subject}} b'"
+
+
+def test_facts_may_share_a_wording_and_a_template_makes_another_prompt(
+    write: Callable[..., Path],
+) -> None:
+    rows = [BASE, {**BASE, "subject": "b"}, {**BASE, "object": "p"}, {**BASE, "template": "chat"}]
+    found = questions(write("f.jsonl", *rows))
+    assert [len(question.wordings) for question in found] == [2, 1, 1]

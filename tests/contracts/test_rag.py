@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import kcircuits as kc
+from kcircuits.cli.lab_probe import probe_table, stratum_of
 from kcircuits.cli.main import main
 from kcircuits.core.facts import Fact, Prompt
-from kcircuits.errors import StoreCorruptError, UsageError
+from kcircuits.errors import InputError, UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark.document import Document
@@ -307,6 +308,11 @@ def test_lab_probe_looks_answers_up(built, capsys):
     facts = {fact.id: fact for fact in load_facts(built.facts)}
     for row in json.loads(text)["rows"]:
         assert row["documents"] == (facts[row["fact"]].strata["split"] != "control")
+    chosen = (*documents[:2], "--choose", "retrieved")
+    by_default, retrieved = (
+        run_cli(capsys, *arguments, *each)[1] for each in (documents[:2], chosen)
+    )
+    assert by_default == retrieved != text
 
 
 @pytest.mark.parametrize("strategy", ["full", "lora"])
@@ -324,6 +330,22 @@ def test_lab_probe_asks_checkpoints_as_training_did(built, tmp_path, capsys, str
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_a_row_of_the_table_is_a_split_and_the_answer_that_was_told():
+    strata = (
+        {"split": "updated", "told": "before"}, {"split": "updated", "told": "new"},
+        {"split": "control"}, {"type": "own"},
+    )  # fmt: skip
+    facts = [fact_of(name, "baker", strata=own) for name, own in zip("abcd", strata, strict=True)]
+    names = {fact.id: stratum_of(fact) for fact in facts}
+    answer = {"kind": "paraphrase", "recall": None, "prob": 0.5}
+    rows = [answer | {"fact": fact.id, "known": i == 0} for i, fact in enumerate(facts)]
+    found = {row["stratum"]: row["known"] for row in probe_table(rows, names)}
+    assert found == {"updated, before": 1, "updated, new": 0, "control": 0, "all": 0}
+
+
+ASK = ("--model", "BASE", "--facts", "FACTS")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -331,7 +353,9 @@ def test_lab_probe_asks_checkpoints_as_training_did(built, tmp_path, capsys, str
         (("--model", "x", "--manifest", "y"), "expected one of --model and --manifest"),
         (("--model", "BASE"), "--model needs --facts"),
         (("--model", "BASE", "--facts", "FACTS", "--out", "."), "that is a folder"),
-        (("--model", "BASE", "--facts", "FACTS", "--documents", "no.jsonl"), "no documents"),
+        ((*ASK, "--choose", "gold"), "--choose gold chooses among documents, and none are given"),
+        ((*ASK, "--checkpoint", "ep2"), "--checkpoint ep2 is one of a manifest"),
+        ((*ASK, "--open-questions", "-1"), "--open-questions is -1; expected 0 or more"),
         (("--model", "BASE", "--facts", "FACTS", "--device", "gpu"), "device 'gpu' is not there"),
         (("--model", "BASE", "--facts", "FACTS", "--device", "cuda:99"), "'cuda:99' is not there"),
     ],
@@ -343,10 +367,58 @@ def test_lab_probe_refuses_what_cannot_be_asked(built, capsys, arguments, messag
     assert message in error
 
 
-def test_documents_are_rows_with_subject_and_text(tmp_path):
+ANN = Document(subject="Ann", frequency="", text="Ann sings.")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"subject": "Ann", "text": "Ann sings."}\n'),
+        ("without-a-last-newline.jsonl", '{"subject": "Ann", "text": "Ann sings."}'),
+        ("a.csv", "subject,text\nAnn,Ann sings.\n"),
+        ("without-a-last-newline.csv", "subject,text\nAnn,Ann sings."),
+    ],
+)
+def test_documents_are_rows_with_subject_and_text(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    assert read_documents(path) == [ANN]
+
+
+def test_documents_of_a_benchmark_are_read_with_their_sentences(built):
+    found = read_documents(built.folder / "documents.jsonl")
+    assert [(d.text, d.sentences) for d in found] == [
+        (d.text, d.sentences) for d in built.documents
+    ]
+    assert found[0].sentences
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "message"),
+    [
+        ({"text": "Ann sings."}, "subject", "field 'subject' is missing"),
+        ({"subject": "Ann", "text": 3}, "text", "text is 3, not text"),
+        ({"subject": "Ann", "text": "b", "sentences": "job 1"}, "sentences", "not a list"),
+        ({"subject": "Ann", "text": "b", "sentences": [1]}, "sentences[0]", "is 1, not text"),
+        ({"subject": "Ann", "text": "b", "sentence": ["job 1"]}, "sentence", "is not known"),
+    ],
+)
+def test_rows_that_are_no_documents_are_refused(tmp_path, row, field, message):
     path = tmp_path / "documents.jsonl"
-    path.write_text('{"subject": "Ann", "text": "Ann sings."}\n')
-    assert read_documents(path) == [Document(subject="Ann", frequency="", text="Ann sings.")]
-    path.write_text('{"text": "Ann sings."}\n')
-    with pytest.raises(StoreCorruptError, match="subject"):
+    path.write_text(
+        "".join(json.dumps(each) + "\n" for each in ({"subject": "E", "text": "E"}, row))
+    )
+    with pytest.raises(InputError, match=message) as caught:
         read_documents(path)
+    assert (caught.value.file, caught.value.line, caught.value.field) == (str(path), 2, field)
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "no such file"), ("\n", "holds no rows")])
+def test_lab_probe_refuses_files_without_documents(built, tmp_path, capsys, text, message):
+    path = tmp_path / "documents.jsonl"
+    if text is not None:
+        path.write_text(text)
+    asked = ("--model", built.base, "--facts", built.facts, "--documents", path)
+    code, _, error = run_cli(capsys, *asked)
+    assert code == InputError.exit_code
+    assert message in error

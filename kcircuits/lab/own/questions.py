@@ -3,7 +3,7 @@
 A fact may stand in several rows, with other prompts in each; what they say of it has to agree.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -75,7 +75,7 @@ def read_questions(rows: Sequence[Row]) -> list[Question]:
     questions: list[Question] = []
     taken: dict[str, Row] = {}
     for (subject, relation, answer), mine in groups.items():
-        wordings = tuple(wording for row in mine for wording in _wordings(row))
+        wordings = [wording for row in mine for wording in _wordings(row)]
         name = _id(mine, taken, f"{relation}-{subject}".lower().replace(" ", "-"))
         taken[name] = mine[0]
         questions.append(
@@ -85,7 +85,7 @@ def read_questions(rows: Sequence[Row]) -> list[Question]:
                 relation=relation,
                 object=answer,
                 strata=_strata(mine),
-                wordings=wordings,
+                wordings=_distinct(wordings),
             )
         )
     return questions
@@ -112,9 +112,26 @@ def _wordings(row: Row) -> Iterator[Wording]:
                 name,
                 "write {subject} once, where the subject stands",
             )
-        if text != text.rstrip():
-            row.refuse(f"{name} ends in a space", name, "end it before the space of the answer")
         yield Wording(row=row, field=name, text=text, options=options)
+
+
+def _distinct(wordings: Iterable[Wording]) -> tuple[Wording, ...]:
+    """The wordings of a fact; InputError where one is there twice.
+
+    A circuit would be judged on the very prompt that it was found on, and the prompt count double.
+    """
+    first: dict[tuple[str, Any], Wording] = {}
+    for wording in wordings:
+        key = (wording.text, wording.options.get("template", "raw"))
+        if (before := first.setdefault(key, wording)) is not wording:
+            fact = ", ".join(wording.row.text(each) for each in ("subject", "relation", "object"))
+            wording.row.refuse(
+                f"fact ({fact}): {wording.field} has the wording of line {before.row.line}, "
+                f"{before.field}: {wording.text!r}",
+                wording.field,
+                "remove one of the two, or word it otherwise",
+            )
+    return tuple(first.values())
 
 
 def _is_prompt(name: str) -> bool:

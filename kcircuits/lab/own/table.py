@@ -1,4 +1,8 @@
-"""Rows of a JSONL or CSV file that somebody wrote, each with its line."""
+"""Rows of a JSONL or CSV file that somebody wrote, each with its line.
+
+Space around a text is no part of it, in whatever kind of file: a subject that ends in a space would
+be nobody in the documents, and an answer that begins with one would have two.
+"""
 
 import csv
 import io
@@ -21,7 +25,7 @@ class Row:
     Attributes:
         file: Where it stands.
         line: In the file, counted from 1; of a row over several lines, the first.
-        fields: Its values; empty cells of a CSV file are left out.
+        fields: Its values, texts without space around them; empty cells of a CSV file are left out.
     """
 
     file: Path
@@ -39,11 +43,24 @@ class Row:
         """A value as text; InputError where it is something else, or blank."""
         if not isinstance(value, str):
             self.refuse(f"{field} is {shown(value)}, not text", field, "write it in quotes")
-        if not value.strip():
+        if not value:
             self.refuse(f"{field} is blank", field, "fill it in, or leave the row out")
         if character := forbidden_character(value):
             self.refuse(f"{field} holds {character}", field, "remove the character")
         return value
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        """A field that may be there as a list of texts; InputError where it is something else."""
+        value = self.fields.get(field, [])
+        if not isinstance(value, list):
+            self.refuse(f"{field} is {shown(value)}, not a list", field, "write [...] in JSONL")
+        return tuple(self.checked(f"{field}[{i}]", each) for i, each in enumerate(value))
+
+    def allow(self, fields: Sequence[str]) -> None:
+        """InputError where the row has a field with another name."""
+        if unknown := [name for name in self.fields if name not in fields]:
+            told = f"field {unknown[0]!r} is not known"
+            self.refuse(told, unknown[0], f"the fields are {', '.join(fields)}")
 
     def refuse(self, message: str, field: str | None, hint: str) -> NoReturn:
         """InputError about this row."""
@@ -90,20 +107,23 @@ def _jsonl(text: str, path: Path) -> Iterator[Row]:
             raise InputError(
                 f"is {shown(data)}, not an object", file=path, line=line, hint="write {...}"
             )
-        yield Row(file=path, line=line, fields=data)
+        yield Row(file=path, line=line, fields={n: _stripped(value) for n, value in data.items()})
 
 
 def _separated(text: str, path: Path, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    content = io.StringIO(text, newline="")
+    # Else the quotes of `a, "b"` would be part of the text.
+    reader = csv.reader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
     names: Sequence[str] | None = None
     line = 1
     try:
-        for cells in reader:
+        for raw in reader:
             start, line = line, reader.line_num + 1
-            if not any(cell.strip() for cell in cells):
+            cells = [cell.strip() for cell in raw]
+            if not any(cells):
                 continue
             if names is None:
-                names = _names([cell.strip() for cell in cells], path, start)
+                names = _names(cells, path, start)
                 continue
             if len(cells) != len(names):
                 raise InputError(
@@ -112,7 +132,7 @@ def _separated(text: str, path: Path, delimiter: str) -> Iterator[Row]:
                     line=start,
                     hint="put texts that hold the separator into double quotes",
                 )
-            fields = {n: cell for n, cell in zip(names, cells, strict=True) if cell.strip()}
+            fields = {n: cell for n, cell in zip(names, cells, strict=True) if cell}
             yield Row(file=path, line=start, fields=fields)
     except csv.Error as cause:
         raise InputError(
@@ -129,6 +149,13 @@ def _names(names: Sequence[str], path: Path, line: int) -> Sequence[str]:
             told = f"{name!r} is named twice" if name else "a field has no name"
             raise InputError(told, file=path, line=line, hint="give every field a name of its own")
     return names
+
+
+def _stripped(value: Any) -> Any:
+    """A text, or the texts of a list, without space around them; other values as they are."""
+    if isinstance(value, list):
+        return [_stripped(each) for each in value]
+    return value.strip() if isinstance(value, str) else value
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,19 +9,21 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv:2601.03858 (retrieval baselines).
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from kcircuits.core.facts import Fact, Prompt, Span
-from kcircuits.errors import UsageError
-from kcircuits.io.jsonl import read_rows
 from kcircuits.lab.benchmark.document import Document
+from kcircuits.lab.own.table import read_table
 from kcircuits.lab.probing.chat import question_tokens
 from kcircuits.lab.probing.open_questions import INSTRUCTION, MAX_NEW_TOKENS, OpenQuestion
 from kcircuits.lab.strategies.strategy import Find
 
 logger = logging.getLogger(__name__)
+
+FIELDS = tuple(field.name for field in fields(Document))
+"""What a row of documents may have: what ``lab build`` writes."""
 
 # Fact and number of the prompt -> documents that it carries, and that it would have carried.
 Carried = Mapping[tuple[str, int], "Documents"]
@@ -36,26 +38,25 @@ class Documents:
 
 
 def read_documents(path: Path) -> list[Document]:
-    """The documents of a file: rows with ``subject`` and ``text``, and maybe ``sentences``.
+    """The documents of a file that somebody wrote, or that ``lab build`` made.
+
+    Args:
+        path: JSONL or CSV with ``subject`` and ``text``, and maybe other fields of a
+            ``documents.jsonl``.
 
     Raises:
-        UsageError: No file, or nothing in it.
-        StoreCorruptError: A row that is no document.
+        InputError: No file, nothing in it, or the first row that is no document.
+        FileAccessError: The file cannot be read.
     """
-    rows = read_rows(path, {"subject": (str,), "text": (str,)})
-    if not rows:
-        raise UsageError(
-            "there are no documents in this file",
-            file=path,
-            field="documents",
-            hint="name a documents.jsonl, as kcircuits lab build writes one",
-        )
+    rows = read_table(path)
+    for row in rows:
+        row.allow(FIELDS)
     return [
         Document(
-            subject=row["subject"],
-            frequency=str(row.get("frequency", "")),
-            text=row["text"],
-            sentences=tuple(row.get("sentences", ())),
+            subject=row.text("subject"),
+            frequency=row.text("frequency") if "frequency" in row.fields else "",
+            text=row.text("text"),
+            sentences=row.texts("sentences"),
         )
         for row in rows
     ]

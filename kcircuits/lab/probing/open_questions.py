@@ -57,7 +57,16 @@ def questions_about(facts: Iterable[Fact], n_per_fact: int | None = None) -> lis
     Args:
         facts: What to ask for.
         n_per_fact: Questions per fact at most, the first ones; None for all.
+
+    Raises:
+        UsageError: A negative number of questions.
     """
+    if n_per_fact is not None and n_per_fact < 0:
+        raise UsageError(
+            f"n_per_fact is {n_per_fact}; expected 0 or more questions for each fact",
+            field="n_per_fact",
+            hint="give 0 to ask none, or None to ask all",
+        )
     questions = []
     for fact in facts:
         asking = [i for i, each in enumerate(fact.prompts) if each.kind in (None, "paraphrase")]
