@@ -92,12 +92,20 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def run_folders(args: argparse.Namespace) -> list[Path]:
-    """The folders that ``--run`` and ``--manifest`` name."""
+    """The folders that ``--run`` and ``--manifest`` name.
+
+    Where one of them is a flag, the other does not count if it comes from the environment.
+    """
     from kcircuits.io.manifest import load_manifest
 
-    folders: list[Path] = list(args.run_dir or ())
-    if not folders or args.manifest:
-        for file in args.manifest or [MANIFEST]:
+    names = [name for name in ("run_dir", "manifest") if getattr(args, name)]
+    flags = [name for name in names if name not in args.from_environment]
+    runs, manifests = (
+        getattr(args, name) if name in (flags or names) else [] for name in ("run_dir", "manifest")
+    )
+    folders: list[Path] = list(runs)
+    if not folders or manifests:
+        for file in manifests or [MANIFEST]:
             manifest = load_manifest(file)
             folders.append(file.absolute().parent / "runs" / manifest.run)
     return folders
@@ -143,7 +151,7 @@ def _imported(args: argparse.Namespace) -> "Dynamics":
             "dynamics import needs a FOLDER", field="folder", hint="see kcircuits dynamics --help"
         )
     for name in ("run_dir", "manifest", "facts", "kind", "last_exposure"):
-        if getattr(args, name) is not None:
+        if getattr(args, name) is not None and name not in args.from_environment:
             flag = "--" + name.removesuffix("_dir").replace("_", "-")
             raise UsageError(
                 f"{flag} does not go with dynamics import, which reads FOLDER alone",

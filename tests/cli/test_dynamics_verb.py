@@ -10,63 +10,13 @@ import pytest
 
 from kcircuits.analysis.dynamics.rows import FIELDS
 from kcircuits.cli.main import main
-from kcircuits.core.facts import Fact, Prompt
-from kcircuits.io.facts import write_facts
-from kcircuits.io.jsonl import append_rows
-
-N_FACTS, N_EPOCHS = 24, 6
-
-
-def write_run(run: Path, seed: int, *, strategy: str = "full") -> Path:
-    """A run whose trained facts are learned and whose skill is lost."""
-    rng = np.random.default_rng(seed)
-    for epoch in range(N_EPOCHS):
-        head = {"checkpoint": f"ep{epoch}", "epoch": epoch, "strategy": strategy, "seed": seed}
-        rows = []
-        for i in range(N_FACTS):
-            for p in range(3):
-                z = rng.normal() + (1.2 * epoch - 2 if i % 4 else -1)
-                about = {"fact": f"f{i}", "prompt_idx": p, "kind": "paraphrase", "rank": 1}
-                answer = {"logprob": float(-np.log1p(np.exp(-z))), "known": bool(z > 0)}
-                rows.append(head | about | answer | {"known_rule": "rank"})
-        append_rows(run / "probes.jsonl", rows)
-        items = (rng.random(50) < 0.9 - 0.1 * epoch).astype(int).tolist()
-        skill = {"skill": "addition", "n": 50, "accuracy": sum(items) / 50, "per_item": items}
-        append_rows(run / "skills.jsonl", [head | skill | {"items": "a"}])
-    append_rows(run / "train.jsonl", [{"epoch": e, "loss": 3 / e} for e in range(1, N_EPOCHS)])
-    return run
+from tests.cli.dynamics_runs import N_EPOCHS, N_FACTS, run_json, run_of, write_lab
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seeds of a run, and their facts file; read only."""
-    root = tmp_path_factory.mktemp("lab")
-    prompt = Prompt(clean="a b", corrupt="a c", target=" x", foil=" y")
-    facts = [
-        Fact(
-            id=f"f{i}", subject=f"person {i // 2}", relation="r", object="o", prompts=(prompt,),
-            strata={"split": "trained" if i % 4 else "control"},
-        )
-        for i in range(N_FACTS)
-    ]  # fmt: skip
-    write_facts(facts, root / "facts.jsonl")
-    for seed in range(3):
-        folder = root / f"run{seed}"
-        write_run(folder / "runs" / "tiny-full", seed)
-        text = "schema_version: 1\nrun: tiny-full\nbase_model: models/tiny\n"
-        text += "facts: ../facts.jsonl\n"
-        text += "checkpoints: [{id: ep0, epoch: 0, path: models/tiny}]\n"
-        (folder / "checkpoints_manifest.yaml").write_text(text)
-    return root
-
-
-def run_of(lab: Path, seed: int) -> Path:
-    return lab / f"run{seed}" / "runs" / "tiny-full"
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
-    assert main([*map(str, args), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    return write_lab(tmp_path_factory.mktemp("lab"))
 
 
 def test_json_has_the_rows_of_the_contract(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +152,21 @@ def test_import_reads_the_released_layout(
         assert last["recall_avg"] == pytest.approx(0.7)
         assert last["ood_avg"] == pytest.approx(0.35)
         assert (last["math"], last["mmlu"], last["social_iqa"]) == (0.5, 0.3, 0.4)
+
+
+def test_import_reads_its_folder_alone_whatever_the_environment_names(
+    lab: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = write_release(tmp_path)
+    found = run_json(capsys, "dynamics", "import", root)
+    monkeypatch.setenv("KCIRCUITS_MANIFEST", str(lab / "run0" / "checkpoints_manifest.yaml"))
+    monkeypatch.setenv("KCIRCUITS_RUN", str(run_of(lab, 0)))
+    assert run_json(capsys, "dynamics", "import", root) == found
+    assert main(["dynamics", "import", str(root), "--manifest", "m.yaml"]) == 2
+    assert "--manifest does not go with dynamics import" in capsys.readouterr().err
 
 
 def test_import_names_what_a_file_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
