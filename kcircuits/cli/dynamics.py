@@ -202,11 +202,9 @@ def _summary_lines(summaries: Sequence[dict[str, Any]], about: dict[str, Any]) -
     yield styled(f"learned, acquired, retained, forgotten count {unit}", "dim")
     for row in summaries:
         name = "" if row["stratum"] == "all" else f"{printable(row['stratum'])}: "
-        kept = row["consolidated"]
         yield (
             f"{name}{row['facts_forgotten_once']} of {row['facts']} facts forgotten at least once, "
-            f"{row['relearning_events']} times learned again; {kept['facts']} of "
-            f"{kept['evaluable']} known for the last {kept['k']} epochs or more"
+            f"{row['relearning_events']} times learned again; {_kept_text(row['consolidated'])}"
         )
         found = row["divergence"]
         if found is not None:
@@ -217,3 +215,11 @@ def _summary_lines(summaries: Sequence[dict[str, Any]], about: dict[str, Any]) -
                 f"{number_text(found['regret'], '.3f')} below the best "
                 f"(epoch {found['best_epoch']:g})"
             )
+
+
+def _kept_text(kept: dict[str, Any]) -> str:
+    """How many facts are consolidated; not 0 of 0 where the run is too short for any."""
+    what = f"known for the last {kept['k']} epochs or more"
+    if not kept["evaluable"]:
+        return f"{what}: cannot be told, no fact had the time"
+    return f"{kept['facts']} of {kept['evaluable']} {what}"

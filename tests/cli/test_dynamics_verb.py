@@ -78,6 +78,21 @@ def test_table_says_what_it_counts(lab: Path, capsys: pytest.CaptureFixture[str]
     assert "recall" not in out  # columns without any number are left out
 
 
+def test_what_a_short_run_cannot_tell_is_said(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "page.html"
+    given = ["dynamics", "--run", str(run_of(lab, 0)), "--html", str(file), "--consolidated"]
+    for k in (N_EPOCHS + 1, N_EPOCHS + 2):
+        assert main([*given, str(k)]) == 0
+        out = capsys.readouterr().out
+        assert f"known for the last {k} epochs or more: cannot be told, no fact had the time" in out
+        assert '"note":"cannot be told"' in file.read_text(encoding="utf-8")
+    assert main([*given, str(N_EPOCHS)]) == 0
+    assert f"known for the last {N_EPOCHS} epochs or more\n" in capsys.readouterr().out
+    assert "cannot be told" not in file.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
