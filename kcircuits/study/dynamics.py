@@ -13,6 +13,7 @@ from kcircuits.errors import UsageError
 from kcircuits.io.seed_release import read_seed_release
 from kcircuits.study import dynamics_tables as tables
 from kcircuits.study.dynamics_sources import (
+    check_seed,
     open_runs,
     release_circuits,
     release_series,
@@ -46,6 +47,7 @@ class Dynamics:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k is {self.k}; expected at least 1", field="k", hint="try 3")
+        check_seed(self.seed)
 
     @cached_property
     def rows(self) -> list[Row]:

@@ -87,6 +87,12 @@ def run_series(
     )
 
 
+def check_seed(seed: int) -> None:
+    """UsageError where a seed cannot begin a generator."""
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; expected 0 or more", field="seed", hint="try 0")
+
+
 def check_distinct(found: Sequence[tuple[Path, ProbeSeries]]) -> None:
     """UsageError where two folders hold the same model, strategy and seed."""
     seen: dict[tuple[Any, ...], Path] = {}

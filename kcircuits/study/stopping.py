@@ -24,7 +24,7 @@ from kcircuits.analysis.stopping.replay import (
 )
 from kcircuits.analysis.stopping.rule import StoppingRule
 from kcircuits.errors import KCircuitsError, UsageError
-from kcircuits.study.dynamics_sources import open_runs
+from kcircuits.study.dynamics_sources import check_seed, open_runs
 from kcircuits.study.dynamics_tables import head
 from kcircuits.study.run import Run, open_run
 
@@ -112,10 +112,11 @@ def replay_rules(
         n_splits: How many splits.
 
     Raises:
-        UsageError: No such run or rule, or too few entities to split.
+        UsageError: No such run or rule, a seed below 0, or too few entities to split.
     """
     if n_splits < 1:
         raise UsageError(f"splits is {n_splits}; expected at least 1", field="splits", hint="20")
+    check_seed(seed)
     chosen = rules if isinstance(rules, Mapping) else {name: stopping_rule(name) for name in rules}
     opened = open_runs(runs, facts=facts, kind=kind)
     n_inside = Counter(folder for folder, _ in opened)

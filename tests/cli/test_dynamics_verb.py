@@ -101,6 +101,7 @@ def test_what_a_short_run_cannot_tell_is_said(
         (["--run", "RUN0", "--kind", "inverse"], 2, "no probes of kind 'inverse'"),
         (["--run", "RUN0", "RUN0"], 2, "both hold a run of"),
         (["--run", "RUN0", "--consolidated", "0"], 2, "k is 0"),
+        (["--run", "RUN0", "--seed", "-1"], 2, "seed is -1; expected 0 or more"),
         (["import"], 2, "needs a FOLDER"),
         (["import", "RUN0", "--run", "RUN0"], 2, "--run does not go with dynamics import"),
         (["import", "RUN0"], 3, "no <model>/baseline folder"),
@@ -238,6 +239,11 @@ def test_stopping_claims_nothing_from_two_seeds(
     out = capsys.readouterr().out
     assert "none: 2 training seeds, at least 3 are needed" in out
     assert "ood-guard" not in out
+
+
+def test_stopping_refuses_a_seed_below_0(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stopping", "--run", str(run_of(lab, 0)), "--seed", "-1"]) == 2
+    assert "seed is -1; expected 0 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
