@@ -170,6 +170,25 @@ def test_import_reads_the_released_layout(
         assert (last["math"], last["mmlu"], last["social_iqa"]) == (0.5, 0.3, 0.4)
 
 
+def test_import_of_a_relative_folder_finds_names_and_strata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_release(tmp_path / "release")
+    (root / "data").mkdir()
+    about = {
+        name: {"ne_frequency": frequency, "ne_label": "person"}
+        for name, frequency in (("A", "high"), ("B", "low"))
+    }
+    (root / "data" / "validation_probes.json").write_text(json.dumps(about))
+    given = ("--by", "frequency")
+    model = root / "output" / "some-model"
+    expected = run_json(capsys, "dynamics", "import", model, *given)
+    assert {row["stratum"] for row in expected["rows"]} == {"high", "low"}
+    for here, folder in ((model, "."), (model.parent, "some-model"), (root / "output", ".")):
+        monkeypatch.chdir(here)
+        assert run_json(capsys, "dynamics", "import", folder, *given) == expected
+
+
 def test_import_reads_its_folder_alone_whatever_the_environment_names(
     lab: Path,
     tmp_path: Path,
