@@ -271,6 +271,8 @@ def test_stopping_refuses_a_seed_below_0(lab: Path, capsys: pytest.CaptureFixtur
         ("nonsense", "no stopping rule 'nonsense'"),
         ("probe-peak:patience=x", "expected KEY=NUMBER"),
         ("probe-peak:patience=0", "patience is 0"),
+        ("probe-peak:patience=2,patience=3", "has patience twice"),
+        ("circuit-turnover:patience=1.5", "patience is 1.5; expected a whole number"),
     ],
 )
 def test_stopping_refuses_rules_that_are_none(
@@ -278,3 +280,19 @@ def test_stopping_refuses_rules_that_are_none(
 ) -> None:
     assert main(["stopping", "--run", str(run_of(lab, 0)), "--rule", rule]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_stopping_shows_a_rule_once_for_each_of_its_settings(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = ["lowest-loss", "probe-peak", "probe-peak:patience=1"]
+    given = ["stopping", "--run", run_of(lab, 0), *(p for rule in rules for p in ("--rule", rule))]
+    found = run_json(capsys, *given)
+    assert list(found["rules"]) == rules
+    assert [found["rules"][rule].get("patience") for rule in rules] == [None, 3, 1]
+    assert [row["rule"] for row in found["rows"]] == [*rules, "best in hindsight"]
+    assert [row["rule"] for row in found["comparisons"]] == rules[1:]
+    alone = run_json(capsys, *given[:3], "--rule", "probe-peak:patience=1")
+    assert list(alone["rules"]) == ["probe-peak"]
+    assert main([*map(str, given), "--rule", "probe-peak:patience=3"]) == 2
+    assert "names probe-peak:patience=3 with the same settings twice" in capsys.readouterr().err
