@@ -1,7 +1,6 @@
 """What a stopping rule sees, and what it says."""
 
 from dataclasses import dataclass, fields
-from numbers import Integral
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -100,7 +99,7 @@ def check_setting(rule: Any, name: str, *, at_least: float, is_whole: bool = Fal
         is_whole: It counts epochs or steps.
     """
     value = getattr(rule, name)
-    if is_whole and not isinstance(value, Integral):
+    if is_whole and not isinstance(value, int | np.integer):
         raise UsageError(
             f"{name} is {value}; expected a whole number", field=name, hint=f"e.g. {at_least}"
         )
