@@ -92,12 +92,20 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def run_folders(args: argparse.Namespace) -> list[Path]:
-    """The folders that ``--run`` and ``--manifest`` name."""
+    """The folders that ``--run`` and ``--manifest`` name.
+
+    Where one of them is a flag, the other does not count if it comes from the environment.
+    """
     from kcircuits.io.manifest import load_manifest
 
-    folders: list[Path] = list(args.run_dir or ())
-    if not folders or args.manifest:
-        for file in args.manifest or [MANIFEST]:
+    names = [name for name in ("run_dir", "manifest") if getattr(args, name)]
+    flags = [name for name in names if name not in args.from_environment]
+    runs, manifests = (
+        getattr(args, name) if name in (flags or names) else [] for name in ("run_dir", "manifest")
+    )
+    folders: list[Path] = list(runs)
+    if not folders or manifests:
+        for file in manifests or [MANIFEST]:
             manifest = load_manifest(file)
             folders.append(file.absolute().parent / "runs" / manifest.run)
     return folders
@@ -143,7 +151,7 @@ def _imported(args: argparse.Namespace) -> "Dynamics":
             "dynamics import needs a FOLDER", field="folder", hint="see kcircuits dynamics --help"
         )
     for name in ("run_dir", "manifest", "facts", "kind", "last_exposure"):
-        if getattr(args, name) is not None:
+        if getattr(args, name) is not None and name not in args.from_environment:
             flag = "--" + name.removesuffix("_dir").replace("_", "-")
             raise UsageError(
                 f"{flag} does not go with dynamics import, which reads FOLDER alone",
@@ -194,11 +202,9 @@ def _summary_lines(summaries: Sequence[dict[str, Any]], about: dict[str, Any]) -
     yield styled(f"learned, acquired, retained, forgotten count {unit}", "dim")
     for row in summaries:
         name = "" if row["stratum"] == "all" else f"{printable(row['stratum'])}: "
-        kept = row["consolidated"]
         yield (
             f"{name}{row['facts_forgotten_once']} of {row['facts']} facts forgotten at least once, "
-            f"{row['relearning_events']} times learned again; {kept['facts']} of "
-            f"{kept['evaluable']} known for the last {kept['k']} epochs or more"
+            f"{row['relearning_events']} times learned again; {_kept_text(row['consolidated'])}"
         )
         found = row["divergence"]
         if found is not None:
@@ -209,3 +215,11 @@ def _summary_lines(summaries: Sequence[dict[str, Any]], about: dict[str, Any]) -
                 f"{number_text(found['regret'], '.3f')} below the best "
                 f"(epoch {found['best_epoch']:g})"
             )
+
+
+def _kept_text(kept: dict[str, Any]) -> str:
+    """How many facts are consolidated; not 0 of 0 where the run is too short for any."""
+    what = f"known for the last {kept['k']} epochs or more"
+    if not kept["evaluable"]:
+        return f"{what}: cannot be told, no fact had the time"
+    return f"{kept['facts']} of {kept['evaluable']} {what}"

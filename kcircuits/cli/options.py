@@ -39,11 +39,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"see {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse with the environment's options in front, so that flags override them."""
-        given = list(args or ())
-        return super().parse_known_args([*self._from_environment(given), *given], namespace)
+        """Parse with the environment's options in front, so that flags override them.
 
-    def _from_environment(self, given: Sequence[str]) -> Iterator[str]:
+        Which those are is told as ``args.from_environment``, by their names in ``args``.
+        """
+        given = list(args or ())
+        found = dict(self._from_environment(given))
+        parsed, rest = super().parse_known_args([*found.values(), *given], namespace)
+        inner = getattr(parsed, "from_environment", frozenset())  # of the verb's own parser
+        parsed.from_environment = inner | frozenset(found)
+        return parsed, rest
+
+    def _from_environment(self, given: Sequence[str]) -> Iterator[tuple[str, str]]:
         flags = {arg.split("=")[0] for arg in given}
         for action in self._actions:
             name = next((s for s in action.option_strings if s.startswith("--")), None)
@@ -58,9 +65,9 @@ class Parser(argparse.ArgumentParser):
             if name is None or value is None or action.dest == "version" or rivals & flags:
                 continue
             if action.nargs != 0:
-                yield f"{name}={value}"
+                yield action.dest, f"{name}={value}"
             elif switched_on(action.dest):
-                yield name
+                yield action.dest, name
 
 
 def variable(dest: str) -> str:

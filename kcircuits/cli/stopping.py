@@ -1,6 +1,7 @@
 """``kcircuits stopping``: stopping rules replayed on finished runs."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ def add_parser(subparsers: Any) -> None:
         "--rule",
         action="append",
         metavar="NAME[:KEY=VALUE,...]",
-        help="a rule with its settings, e.g. probe-peak:patience=2; may be repeated (default: all)",
+        help="a rule with its settings, e.g. probe-peak:patience=2; may be repeated, with other "
+        "settings too (default: all)",
     )
     add("--splits", type=int, default=20, metavar="N", help="into halves (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the splits")
@@ -43,10 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from kcircuits.analysis.stopping.registry import RULES
     from kcircuits.study.stopping import replay_rules
 
-    chosen = dict(_rule(text) for text in args.rule or RULES)
     stopping = replay_rules(
         *run_folders(args),
-        rules=chosen,
+        rules=_rules(args.rule or list(RULES)),
         facts=args.facts,
         kind=args.kind,
         seed=args.seed,
@@ -60,21 +61,49 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _rule(text: str) -> "tuple[str, StoppingRule]":
-    """``NAME[:KEY=VALUE,...]`` as a rule."""
+def _rules(given: Sequence[str]) -> "dict[str, StoppingRule]":
+    """Rules by name; where a name is there several times, by name and settings."""
     from kcircuits.analysis.stopping.registry import stopping_rule
 
+    asked = [_name_and_settings(text) for text in given]
+    rules: dict[str, StoppingRule] = {}
+    for name, settings in asked:
+        rule = stopping_rule(name, **settings)
+        if rule in rules.values():
+            raise UsageError(
+                f"--rule names {_label(name, settings)} with the same settings twice",
+                field="rule",
+                hint="leave one of them out, or change a setting",
+            )
+        is_alone = sum(other == name for other, _ in asked) == 1
+        rules[name if is_alone else _label(name, settings)] = rule
+    return rules
+
+
+def _label(name: str, settings: Mapping[str, float]) -> str:
+    told = ",".join(f"{key}={value}" for key, value in settings.items())
+    return f"{name}:{told}" if told else name
+
+
+def _name_and_settings(text: str) -> tuple[str, dict[str, float]]:
+    """What ``NAME[:KEY=VALUE,...]`` says."""
     name, _, given = text.partition(":")
     settings: dict[str, float] = {}
     for pair in given.split(",") if given else ():
         key, _, value = pair.partition("=")
+        if key in settings:
+            raise UsageError(
+                f"--rule {text!r} has {key} twice; expected each setting once",
+                field="rule",
+                hint="leave one of them out; to compare settings, give --rule once for each",
+            )
         try:
             settings[key] = int(value) if value.isdigit() else float(value)
         except ValueError:
             raise UsageError(
                 f"--rule has {pair!r}; expected KEY=NUMBER", field="rule", hint="e.g. patience=2"
             ) from None
-    return name, stopping_rule(name, **settings)
+    return name, settings
 
 
 def _print(stopping: "Stopping") -> None:

@@ -13,6 +13,7 @@ Source: Mousavi, Alghisi, Riccardi 2026, arXiv 2601.03858, repository Knowledge-
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ def read_seed_release(folder: str | Path) -> SeedRelease:
         InputError: The folder has another layout, or a file lacks what it should hold.
         FileAccessError: The disk refused.
     """
-    folder = Path(folder)
+    # "." says neither the model's name nor which folders lie above.
+    folder = Path(os.path.normpath(Path(folder).absolute()))
     output = folder / "output" if (folder / "output").is_dir() else folder
     models = [output] if (output / BASELINE).is_dir() else sorted(_folders(output))
     models = [model for model in models if (model / BASELINE).is_dir()]

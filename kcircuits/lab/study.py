@@ -166,16 +166,15 @@ def build_and_train(
 def knowledge_table(manifest: Manifest) -> list[dict[str, Any]]:
     """Loss and share of paraphrases known at each epoch, by split and frequency.
 
+    The two answers of an updated subject exclude each other, so what was true before and what
+    documents tell (stratum ``told``) have columns of their own, e.g. ``updated high before``.
     Where open questions were asked, ``recall`` is their mean.
 
     Args:
         manifest: Of a finished run; its rows are read beside it.
     """
     folder = RunFolder(root=(manifest.path or Path()).parent, run=manifest.run)
-    strata = {
-        fact.id: f"{fact.strata.get('split')} {fact.strata.get('frequency')}"
-        for fact in load_facts(manifest.facts)
-    }
+    strata = {fact.id: _column(fact.strata) for fact in load_facts(manifest.facts)}
     losses = {row["epoch"]: row for row in read_rows(folder.losses)}
     probes = read_rows(folder.probes)
     has_open = any(probe.get("recall") is not None for probe in probes)
@@ -196,3 +195,9 @@ def knowledge_table(manifest: Manifest) -> list[dict[str, Any]]:
             row["recall"] = sum(recalls) / len(recalls)
         table.append(row)
     return table
+
+
+def _column(strata: Mapping[str, str]) -> str:
+    """Which column of the table a fact counts in."""
+    told = f" {strata['told']}" if "told" in strata else ""
+    return f"{strata.get('split')} {strata.get('frequency')}{told}"

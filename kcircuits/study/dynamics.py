@@ -13,10 +13,10 @@ from kcircuits.errors import UsageError
 from kcircuits.io.seed_release import read_seed_release
 from kcircuits.study import dynamics_tables as tables
 from kcircuits.study.dynamics_sources import (
-    check_distinct,
+    check_seed,
+    open_runs,
     release_circuits,
     release_series,
-    run_series,
 )
 
 Row = dict[str, Any]
@@ -47,6 +47,7 @@ class Dynamics:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k is {self.k}; expected at least 1", field="k", hint="try 3")
+        check_seed(self.seed)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -143,15 +144,7 @@ def open_dynamics(
         UsageError: No run, no probes, or two folders with the same run.
         InputError: A probe is missing, twice there, or has a number that is none.
     """
-    if not runs:
-        raise UsageError("no run is named", field="run", hint="name a run folder")
-    given = None if facts is None else Path(facts)
-    found = [
-        (Path(run), series)
-        for run in runs
-        for series in run_series(Path(run), facts=given, kind=kind)
-    ]
-    check_distinct(found)
+    found = open_runs(runs, facts=facts, kind=kind)
     return Dynamics(
         series=tuple(series for _, series in found), by=by, k=k, last_exposure=last_exposure,
         seed=seed,

@@ -195,14 +195,16 @@ def _summary_cells(row: Row, names: dict[tuple[Any, ...], str]) -> Sequence[Any]
     kept, bumps, found = row["consolidated"], row["nonmonotonicity"], row["divergence"] or {}
     halves = f"{number(bumps['half_a'])} and {number(bumps['half_b'])}"
     steps = f"{found['diverging_steps']} of {found['steps']} steps" if found else ""
+    # Where no fact had the time to stay known for so long, nothing can be told, not 0.
     share = kept["facts"] / kept["evaluable"] if kept["evaluable"] else None
+    of = f"{kept['facts']} of {kept['evaluable']}" if kept["evaluable"] else "cannot be told"
     return [
         _panel(names[_key(row)], row["stratum"]),
         row["facts"],
         row["learning_events"],
         row["forgetting_events"],
         row["relearning_events"],
-        {"v": share, "t": number(share), "note": f"{kept['facts']} of {kept['evaluable']}"},
+        {"v": share, "t": number(share), "note": of},
         {"v": bumps["all"], "t": number(bumps["all"]), "note": halves},
         {"v": found.get("share"), "t": number(found.get("share")), "note": steps},
         found.get("regret"),

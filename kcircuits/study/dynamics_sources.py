@@ -1,5 +1,6 @@
 """Where dynamics come from: run folders of this toolkit, and the release of the seed study."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from kcircuits.analysis.dynamics.grid import Columns, series_from_columns
 from kcircuits.analysis.dynamics.series import LEARNED_RECALL, ProbeSeries, Skill
 from kcircuits.core.facts import Fact
 from kcircuits.core.manifest import Manifest
-from kcircuits.errors import InputError, KCircuitsError, UsageError
+from kcircuits.errors import InputError, UsageError
 from kcircuits.io.facts import load_facts
 from kcircuits.io.manifest import load_manifest
 from kcircuits.io.run_record import RUN_FILE, read_run_record
@@ -20,6 +21,37 @@ from kcircuits.io.training_files import read_training_files
 
 Row = dict[str, Any]
 _MANIFEST = "checkpoints_manifest.yaml"
+_NO_FACTS = (
+    "%s: no facts file was found, so every fact is an entity of its own and counts as trained, "
+    "controls and held-out ones too; --facts FILE gives entities and strata"
+)
+logger = logging.getLogger(__name__)
+
+
+def open_runs(
+    runs: Sequence[str | Path], *, facts: str | Path | None = None, kind: str | None = None
+) -> list[tuple[Path, ProbeSeries]]:
+    """The series of several run folders, each with its folder.
+
+    Args:
+        runs: Run folders.
+        facts: A facts file.
+        kind: Only probes of this kind.
+
+    Raises:
+        UsageError: No run, no probes, or two folders with the same run.
+        InputError: As in ``run_series``.
+    """
+    if not runs:
+        raise UsageError("no run is named", field="run", hint="name a run folder")
+    given = None if facts is None else Path(facts)
+    found = [
+        (Path(run), series)
+        for run in runs
+        for series in run_series(Path(run), facts=given, kind=kind)
+    ]
+    check_distinct(found)
+    return found
 
 
 def run_series(
@@ -29,7 +61,7 @@ def run_series(
 
     Entities and strata come from ``facts``, else from what ``kcircuits run`` recorded, else from
     the facts file of the manifest beside which the folder lies; without any of these each fact is
-    an entity of its own.
+    an entity of its own and counts as trained, and a warning says so.
 
     Args:
         folder: A run folder.
@@ -39,16 +71,26 @@ def run_series(
     Raises:
         UsageError: There are no probes, or none of that kind.
         InputError: A probe is missing, twice there, or has a number that is none.
+        ManifestError: The manifest beside the folder cannot be read.
     """
     files = read_training_files(folder)
     manifest = _manifest_of(folder)
+    about = _facts_of(folder, facts, manifest)
+    if not about:
+        logger.warning(_NO_FACTS, folder)
     return series_from_columns(
         files.probes if kind is None else _of_kind(files.probes, kind),
-        facts=_facts_of(folder, facts, manifest),
+        facts=about,
         train=files.train,
         skills=files.skills,
         model=None if manifest is None else PurePath(manifest.base_model).name,
     )
+
+
+def check_seed(seed: int) -> None:
+    """UsageError where a seed cannot begin a generator."""
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; expected 0 or more", field="seed", hint="try 0")
 
 
 def check_distinct(found: Sequence[tuple[Path, ProbeSeries]]) -> None:
@@ -146,12 +188,9 @@ def _facts_of(folder: Path, given: Path | None, manifest: Manifest | None) -> tu
 
 
 def _manifest_of(folder: Path) -> Manifest | None:
-    """The manifest that the folder belongs to, where it is still there and readable."""
-    for file in _manifests(folder):
-        try:
-            manifest = load_manifest(file)
-        except KCircuitsError:
-            continue
+    """The manifest that the folder belongs to, where it is still there."""
+    for file in filter(Path.exists, _manifests(folder)):
+        manifest = load_manifest(file)
         if manifest.run == folder.absolute().name:
             return manifest
     return None

@@ -25,9 +25,11 @@ from kcircuits.analysis.dynamics.series import (
     knowledge_values,
     learned_units,
     probe_halves,
+    select_facts,
 )
 from kcircuits.analysis.dynamics.strata import (
     MeanSeries,
+    control_facts,
     difference_series,
     mean_series,
     stratum_series,
@@ -139,15 +141,19 @@ def knowledge_rows(series: ProbeSeries, by: str | None, *, seed: int) -> list[Ro
 
 
 def difference_rows(series: ProbeSeries, *, seed: int) -> list[Row]:
-    """Trained minus control facts: as they are, and as changes since the first epoch."""
-    is_trained = trained_facts(series)
-    if is_trained.all() or not is_trained.any():
+    """Trained minus control facts: as they are, and as changes since the first epoch.
+
+    Answers that documents replace by others are neither, and are left out.
+    """
+    is_trained, is_control = trained_facts(series), control_facts(series)
+    if not is_trained.any() or not is_control.any():
         return []
+    series = select_facts(series, is_trained | is_control)
     measure, values = knowledge_values(series)
-    entities = np.array(series.entities, dtype=object)
+    entities, is_first = np.array(series.entities, dtype=object), trained_facts(series)
     rows: list[Row] = []
     for since_start in (False, True):
-        means = difference_series(values, entities, is_trained, since_start=since_start, seed=seed)
+        means = difference_series(values, entities, is_first, since_start=since_start, seed=seed)
         about = {"measure": measure, "since_start": since_start}
         rows += _mean_rows(series, about, means)
     return rows

@@ -1,5 +1,6 @@
 """Stopping rules replayed on finished runs: a table of what each would have kept and cost."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from kcircuits.analysis.stopping.replay import (
 )
 from kcircuits.analysis.stopping.rule import StoppingRule
 from kcircuits.errors import KCircuitsError, UsageError
-from kcircuits.study.dynamics import open_dynamics
+from kcircuits.study.dynamics_sources import check_seed, open_runs
 from kcircuits.study.dynamics_tables import head
 from kcircuits.study.run import Run, open_run
 
@@ -111,19 +112,19 @@ def replay_rules(
         n_splits: How many splits.
 
     Raises:
-        UsageError: No such run or rule, or too few entities to split.
+        UsageError: No such run or rule, a seed below 0, or too few entities to split.
     """
     if n_splits < 1:
         raise UsageError(f"splits is {n_splits}; expected at least 1", field="splits", hint="20")
+    check_seed(seed)
     chosen = rules if isinstance(rules, Mapping) else {name: stopping_rule(name) for name in rules}
-    opened = open_dynamics(*runs, facts=facts, kind=kind)
+    opened = open_runs(runs, facts=facts, kind=kind)
+    n_inside = Counter(folder for folder, _ in opened)
     split: list[SplitRun] = []
-    for folder in runs:
-        alone = opened if len(runs) == 1 else open_dynamics(folder, facts=facts, kind=kind)
-        for series in alone.series:
-            # The folder's circuits are of one training; several would share them wrongly.
-            turnover = circuit_turnover(Path(folder), series) if len(alone.series) == 1 else None
-            split.append(split_run(series, turnover, seed=seed, n_splits=n_splits))
+    for folder, series in opened:
+        # The folder's circuits are of one training; several would share them wrongly.
+        turnover = circuit_turnover(folder, series) if n_inside[folder] == 1 else None
+        split.append(split_run(series, turnover, seed=seed, n_splits=n_splits))
     return Stopping(runs=tuple(split), rules=chosen)
 
 

@@ -10,63 +10,13 @@ import pytest
 
 from kcircuits.analysis.dynamics.rows import FIELDS
 from kcircuits.cli.main import main
-from kcircuits.core.facts import Fact, Prompt
-from kcircuits.io.facts import write_facts
-from kcircuits.io.jsonl import append_rows
-
-N_FACTS, N_EPOCHS = 24, 6
-
-
-def write_run(run: Path, seed: int, *, strategy: str = "full") -> Path:
-    """A run whose trained facts are learned and whose skill is lost."""
-    rng = np.random.default_rng(seed)
-    for epoch in range(N_EPOCHS):
-        head = {"checkpoint": f"ep{epoch}", "epoch": epoch, "strategy": strategy, "seed": seed}
-        rows = []
-        for i in range(N_FACTS):
-            for p in range(3):
-                z = rng.normal() + (1.2 * epoch - 2 if i % 4 else -1)
-                about = {"fact": f"f{i}", "prompt_idx": p, "kind": "paraphrase", "rank": 1}
-                answer = {"logprob": float(-np.log1p(np.exp(-z))), "known": bool(z > 0)}
-                rows.append(head | about | answer | {"known_rule": "rank"})
-        append_rows(run / "probes.jsonl", rows)
-        items = (rng.random(50) < 0.9 - 0.1 * epoch).astype(int).tolist()
-        skill = {"skill": "addition", "n": 50, "accuracy": sum(items) / 50, "per_item": items}
-        append_rows(run / "skills.jsonl", [head | skill | {"items": "a"}])
-    append_rows(run / "train.jsonl", [{"epoch": e, "loss": 3 / e} for e in range(1, N_EPOCHS)])
-    return run
+from tests.cli.dynamics_runs import N_EPOCHS, N_FACTS, run_json, run_of, write_lab
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seeds of a run, and their facts file; read only."""
-    root = tmp_path_factory.mktemp("lab")
-    prompt = Prompt(clean="a b", corrupt="a c", target=" x", foil=" y")
-    facts = [
-        Fact(
-            id=f"f{i}", subject=f"person {i // 2}", relation="r", object="o", prompts=(prompt,),
-            strata={"split": "trained" if i % 4 else "control"},
-        )
-        for i in range(N_FACTS)
-    ]  # fmt: skip
-    write_facts(facts, root / "facts.jsonl")
-    for seed in range(3):
-        folder = root / f"run{seed}"
-        write_run(folder / "runs" / "tiny-full", seed)
-        text = "schema_version: 1\nrun: tiny-full\nbase_model: models/tiny\n"
-        text += "facts: ../facts.jsonl\n"
-        text += "checkpoints: [{id: ep0, epoch: 0, path: models/tiny}]\n"
-        (folder / "checkpoints_manifest.yaml").write_text(text)
-    return root
-
-
-def run_of(lab: Path, seed: int) -> Path:
-    return lab / f"run{seed}" / "runs" / "tiny-full"
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
-    assert main([*map(str, args), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    return write_lab(tmp_path_factory.mktemp("lab"))
 
 
 def test_json_has_the_rows_of_the_contract(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +78,21 @@ def test_table_says_what_it_counts(lab: Path, capsys: pytest.CaptureFixture[str]
     assert "recall" not in out  # columns without any number are left out
 
 
+def test_what_a_short_run_cannot_tell_is_said(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "page.html"
+    given = ["dynamics", "--run", str(run_of(lab, 0)), "--html", str(file), "--consolidated"]
+    for k in (N_EPOCHS + 1, N_EPOCHS + 2):
+        assert main([*given, str(k)]) == 0
+        out = capsys.readouterr().out
+        assert f"known for the last {k} epochs or more: cannot be told, no fact had the time" in out
+        assert '"note":"cannot be told"' in file.read_text(encoding="utf-8")
+    assert main([*given, str(N_EPOCHS)]) == 0
+    assert f"known for the last {N_EPOCHS} epochs or more\n" in capsys.readouterr().out
+    assert "cannot be told" not in file.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
@@ -136,6 +101,7 @@ def test_table_says_what_it_counts(lab: Path, capsys: pytest.CaptureFixture[str]
         (["--run", "RUN0", "--kind", "inverse"], 2, "no probes of kind 'inverse'"),
         (["--run", "RUN0", "RUN0"], 2, "both hold a run of"),
         (["--run", "RUN0", "--consolidated", "0"], 2, "k is 0"),
+        (["--run", "RUN0", "--seed", "-1"], 2, "seed is -1; expected 0 or more"),
         (["import"], 2, "needs a FOLDER"),
         (["import", "RUN0", "--run", "RUN0"], 2, "--run does not go with dynamics import"),
         (["import", "RUN0"], 3, "no <model>/baseline folder"),
@@ -204,6 +170,40 @@ def test_import_reads_the_released_layout(
         assert (last["math"], last["mmlu"], last["social_iqa"]) == (0.5, 0.3, 0.4)
 
 
+def test_import_of_a_relative_folder_finds_names_and_strata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_release(tmp_path / "release")
+    (root / "data").mkdir()
+    about = {
+        name: {"ne_frequency": frequency, "ne_label": "person"}
+        for name, frequency in (("A", "high"), ("B", "low"))
+    }
+    (root / "data" / "validation_probes.json").write_text(json.dumps(about))
+    given = ("--by", "frequency")
+    model = root / "output" / "some-model"
+    expected = run_json(capsys, "dynamics", "import", model, *given)
+    assert {row["stratum"] for row in expected["rows"]} == {"high", "low"}
+    for here, folder in ((model, "."), (model.parent, "some-model"), (root / "output", ".")):
+        monkeypatch.chdir(here)
+        assert run_json(capsys, "dynamics", "import", folder, *given) == expected
+
+
+def test_import_reads_its_folder_alone_whatever_the_environment_names(
+    lab: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = write_release(tmp_path)
+    found = run_json(capsys, "dynamics", "import", root)
+    monkeypatch.setenv("KCIRCUITS_MANIFEST", str(lab / "run0" / "checkpoints_manifest.yaml"))
+    monkeypatch.setenv("KCIRCUITS_RUN", str(run_of(lab, 0)))
+    assert run_json(capsys, "dynamics", "import", root) == found
+    assert main(["dynamics", "import", str(root), "--manifest", "m.yaml"]) == 2
+    assert "--manifest does not go with dynamics import" in capsys.readouterr().err
+
+
 def test_import_names_what_a_file_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_release(tmp_path)
     file = root / "output/some-model/VFT/epoch_1/validation_probes_results.json"
@@ -260,12 +260,19 @@ def test_stopping_claims_nothing_from_two_seeds(
     assert "ood-guard" not in out
 
 
+def test_stopping_refuses_a_seed_below_0(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stopping", "--run", str(run_of(lab, 0)), "--seed", "-1"]) == 2
+    assert "seed is -1; expected 0 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
         ("nonsense", "no stopping rule 'nonsense'"),
         ("probe-peak:patience=x", "expected KEY=NUMBER"),
         ("probe-peak:patience=0", "patience is 0"),
+        ("probe-peak:patience=2,patience=3", "has patience twice"),
+        ("circuit-turnover:patience=1.5", "patience is 1.5; expected a whole number"),
     ],
 )
 def test_stopping_refuses_rules_that_are_none(
@@ -273,3 +280,19 @@ def test_stopping_refuses_rules_that_are_none(
 ) -> None:
     assert main(["stopping", "--run", str(run_of(lab, 0)), "--rule", rule]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_stopping_shows_a_rule_once_for_each_of_its_settings(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = ["lowest-loss", "probe-peak", "probe-peak:patience=1"]
+    given = ["stopping", "--run", run_of(lab, 0), *(p for rule in rules for p in ("--rule", rule))]
+    found = run_json(capsys, *given)
+    assert list(found["rules"]) == rules
+    assert [found["rules"][rule].get("patience") for rule in rules] == [None, 3, 1]
+    assert [row["rule"] for row in found["rows"]] == [*rules, "best in hindsight"]
+    assert [row["rule"] for row in found["comparisons"]] == rules[1:]
+    alone = run_json(capsys, *given[:3], "--rule", "probe-peak:patience=1")
+    assert list(alone["rules"]) == ["probe-peak"]
+    assert main([*map(str, given), "--rule", "probe-peak:patience=3"]) == 2
+    assert "names probe-peak:patience=3 with the same settings twice" in capsys.readouterr().err

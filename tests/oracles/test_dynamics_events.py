@@ -162,6 +162,16 @@ def test_consolidation_leaves_out_what_came_too_late() -> None:
     assert consolidation(known, k=1).is_consolidated.tolist() == known[:, -1].tolist()
 
 
+@pytest.mark.parametrize("n_epochs", [1, 3, 4, 5])
+def test_a_run_too_short_for_k_epochs_can_tell_of_no_fact(n_epochs: int) -> None:
+    known = np.array([[True] * n_epochs, [False] * n_epochs])
+    for k in (n_epochs + 1, n_epochs + 2, 2 * n_epochs + 3):
+        found = consolidation(known, k)
+        assert found.is_evaluable.tolist() == [False, False]
+        assert found.is_consolidated.tolist() == [False, False]
+    assert consolidation(known, n_epochs).is_evaluable.tolist() == [True, True]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_consolidation_equals_the_slow_twin(seed: int, k: int) -> None:

@@ -108,6 +108,16 @@ def test_wrong_rules_and_settings_are_refused() -> None:
         stopping_rule("probe-peak", patience=0)
     with pytest.raises(UsageError, match="max_fall is -1"):
         stopping_rule("ood-guard", max_fall=-1)
+    with pytest.raises(UsageError, match="max_turnover is nan; expected at least 0"):
+        stopping_rule("circuit-turnover", max_turnover=NAN)
+
+
+@pytest.mark.parametrize("name", [n for n, r in RULES.items() if hasattr(r, "patience")])
+def test_patience_counts_epochs(name: str) -> None:
+    for patience in (1.5, 2.0, NAN):
+        with pytest.raises(UsageError, match=f"patience is {patience}; expected a whole number"):
+            stopping_rule(name, patience=patience)
+    assert stopping_rule(name, patience=np.int64(2)) == stopping_rule(name, patience=2)
 
 
 def test_online_in_a_loop_it_stops_where_the_replay_does() -> None:

@@ -45,7 +45,8 @@ class Consolidation:
         k: Epochs that a fact must stay known.
         is_consolidated: Which facts are.
         is_evaluable: False where the fact was acquired in the last k - 1 epochs: it cannot yet
-            have stayed known for k, and leaves the denominator.
+            have stayed known for k, and leaves the denominator. In a run of fewer than k epochs
+            no fact can, those never known included.
         is_acquired: Which facts were known at any epoch.
     """
 
@@ -86,7 +87,7 @@ def consolidation(is_known: Bool[np.ndarray, "fact epoch"], k: int = 3) -> Conso
     return Consolidation(
         k=k,
         is_consolidated=(events.final >= k) & ~is_late,
-        is_evaluable=~is_late,
+        is_evaluable=~is_late & (n_epochs >= k),
         is_acquired=events.acquisition_idx != NEVER,
     )
 

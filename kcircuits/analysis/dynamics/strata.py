@@ -26,9 +26,12 @@ ALL = "all"
 # Groups that the probes themselves give: one per entity, per fact, or by prior knowledge; and
 # groups of probes, by how they ask.
 ENTITY, FACT, PRIOR, KIND = "entity", "fact", "prior", "kind"
-# Values of strata whose facts no document tells; ``told: before`` marks an answer that documents
-# replace by another one.
-UNTOLD = (("split", "control"), ("split", "held-out"), ("told", "before"))
+# Where facts of one stratum lack another: ``told`` is there for updated facts alone.
+NONE = "none"
+# Splits that documents leave alone; and what marks an answer that they replace by another one,
+# which no document tells either, but which is not left alone.
+CONTROLS = ("control", "held-out")
+REPLACED = ("told", "before")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def stratum_series(series: ProbeSeries, by: str | None) -> dict[str, ProbeSeries
         by: As in ``fact_groups``, or ``kind``: the probes of each kind alone.
 
     Raises:
-        UsageError: A fact has no such stratum.
+        UsageError: No fact has such a stratum.
     """
     if by == KIND and not all(by in strata for strata in series.strata):
         return {kind: select_kind(series, kind) for kind in dict.fromkeys(series.kinds)}
@@ -70,12 +73,12 @@ def fact_groups(series: ProbeSeries, by: str | None) -> dict[str, Bool[np.ndarra
 
     Args:
         series: The run.
-        by: A key of the facts' strata; ``entity``, ``fact`` or ``prior`` (unknown, partly or
-            known by the share of the fact's probes known before training), unless the facts have
-            a stratum of that name; None for all together.
+        by: A key of the facts' strata, facts that lack it being the group ``none``; ``entity``,
+            ``fact`` or ``prior`` (unknown, partly or known by the share of the fact's probes known
+            before training), unless every fact has a stratum of that name; None for all together.
 
     Raises:
-        UsageError: A fact has no such stratum.
+        UsageError: No fact has such a stratum.
     """
     if by is None:
         return {ALL: np.ones(len(series.fact_ids), dtype=bool)}
@@ -87,6 +90,8 @@ def fact_groups(series: ProbeSeries, by: str | None) -> dict[str, Bool[np.ndarra
         labels = series.fact_ids
     elif by == PRIOR:
         labels = prior_knowledge(series)
+    elif any(by in strata for strata in series.strata):
+        labels = [str(strata.get(by, NONE)) for strata in series.strata]
     else:
         raise _no_stratum(series, by)
     column = np.array(labels, dtype=object)
@@ -154,20 +159,21 @@ def difference_series(
 
 def trained_facts(series: ProbeSeries) -> Bool[np.ndarray, " fact"]:
     """Facts that documents tell: all but controls, held-out ones and answers that are replaced."""
-    return np.array(
-        [all(strata.get(key) != value for key, value in UNTOLD) for strata in series.strata]
-    )
+    key, before = REPLACED
+    is_replaced = np.array([strata.get(key) == before for strata in series.strata], dtype=bool)
+    return ~control_facts(series) & ~is_replaced
+
+
+def control_facts(series: ProbeSeries) -> Bool[np.ndarray, " fact"]:
+    """Facts that no document is about: controls and held-out ones."""
+    return np.array([strata.get("split") in CONTROLS for strata in series.strata], dtype=bool)
 
 
 def _no_stratum(series: ProbeSeries, by: str) -> UsageError:
-    lacking = next(
-        fact for fact, strata in zip(series.fact_ids, series.strata, strict=True)
-        if by not in strata
-    )  # fmt: skip
     keys = dict.fromkeys(key for strata in series.strata for key in strata)
     there = ", ".join([*keys, *(name for name in (ENTITY, FACT, PRIOR, KIND) if name not in keys)])
     return UsageError(
-        f"{series.name}: fact {lacking!r} has no stratum {by!r}; there are {there}",
+        f"{series.name}: there is no stratum {by!r}; there are {there}",
         field="by",
-        hint="choose one of those, or add it to every fact of the facts file",
+        hint="choose one of those, or add it to the facts file",
     )

@@ -20,7 +20,8 @@ class CircuitTurnover:
     max_turnover: float = 0.1
 
     def __post_init__(self) -> None:
-        check_setting(self, "patience", at_least=1)
+        check_setting(self, "patience", at_least=1, is_whole=True)
+        check_setting(self, "max_turnover", at_least=0)
 
     def decide(self, history: History) -> Decision:
         """Keeps the newest epoch; a step without a turnover is no rest."""

@@ -27,7 +27,7 @@ class LossPlateau:
     min_drop: float = 0.01
 
     def __post_init__(self) -> None:
-        check_setting(self, "patience", at_least=1)
+        check_setting(self, "patience", at_least=1, is_whole=True)
         check_setting(self, "min_drop", at_least=0)
 
     def decide(self, history: History) -> Decision:

@@ -25,7 +25,7 @@ class ProbePeak:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        check_setting(self, "patience", at_least=1)
+        check_setting(self, "patience", at_least=1, is_whole=True)
 
     def decide(self, history: History) -> Decision:
         """Keeps the best epoch so far, the first of equals."""

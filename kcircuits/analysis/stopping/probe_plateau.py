@@ -27,7 +27,7 @@ class ProbePlateau:
     min_rise: float = 0.02
 
     def __post_init__(self) -> None:
-        check_setting(self, "patience", at_least=1)
+        check_setting(self, "patience", at_least=1, is_whole=True)
         check_setting(self, "min_rise", at_least=0)
 
     def decide(self, history: History) -> Decision:

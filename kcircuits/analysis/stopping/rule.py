@@ -89,9 +89,20 @@ def epochs_without_progress(
     return since, at
 
 
-def check_setting(rule: Any, name: str, *, at_least: float) -> None:
-    """UsageError where a threshold of a rule cannot be meant."""
+def check_setting(rule: Any, name: str, *, at_least: float, is_whole: bool = False) -> None:
+    """UsageError where a threshold of a rule cannot be meant.
+
+    Args:
+        rule: The rule.
+        name: Of its setting.
+        at_least: The smallest value.
+        is_whole: It counts epochs or steps.
+    """
     value = getattr(rule, name)
+    if is_whole and not isinstance(value, int | np.integer):
+        raise UsageError(
+            f"{name} is {value}; expected a whole number", field=name, hint=f"e.g. {at_least}"
+        )
     if not value >= at_least:
         raise UsageError(
             f"{name} is {value}; expected at least {at_least}", field=name, hint="raise it"

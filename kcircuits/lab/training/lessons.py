@@ -92,15 +92,20 @@ def recall_by_subject(
     """Mean recall over each subject's open questions.
 
     A subject without any has the share of its paraphrases that are known, or of all its probes
-    where none is a paraphrase.
+    where none is a paraphrase. What was true of a subject before documents tell otherwise does not
+    count: a model that has learned the new answer no longer gives it.
 
     Args:
         rows: Of one epoch.
         facts: The facts that were asked.
     """
+    facts = tuple(facts)
     subject_of = {fact.id: fact.subject for fact in facts}
+    replaced = {fact.id for fact in facts if fact.strata.get("told") == "before"}
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
+        if row["fact"] in replaced:
+            continue
         of_subject, recall = found[subject_of[row["fact"]]], row.get("recall")
         if recall is not None:
             of_subject["open"].append(float(recall))
