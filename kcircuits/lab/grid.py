@@ -1,6 +1,7 @@
 """Many trainings on one benchmark: every strategy with every training seed, each resumable.
 
-A finished run leaves its rows in ``runs/<strategy>-seed<seed>/`` (probes, losses, skills). Its
+A finished run leaves its rows in ``runs/<strategy>-seed<seed>/`` (probes, losses, skills) and what
+was asked and decided (``training.json``, with the precision that ``auto`` chose). Its
 checkpoints stay in ``trainings/<strategy>-seed<seed>/`` only where they are wanted: nine
 checkpoints of a model fill gigabytes, and knowledge over epochs is in the rows. A process that
 finds a run in the hands of another one goes on with the next, so the same command may be started
@@ -169,18 +170,17 @@ def _train(grid: Grid, cell: Cell, bar: Bar) -> None:
             skills=grid.skills,
             progress=progress,
         )
-    rows = RunFolder(root=place, run=manifest.run).probes.parent
-    _keep_rows(rows, grid.rows_folder(cell))
+    _keep_rows(RunFolder(root=place, run=manifest.run), grid.rows_folder(cell))
     if not grid.keep_weights:
         shutil.rmtree(place)
 
 
-def _keep_rows(source: Path, target: Path) -> None:
-    """Copies the files of a run whole or not at all."""
+def _keep_rows(source: RunFolder, target: Path) -> None:
+    """Copies the rows of a run and what it was asked for, whole or not at all."""
     temporary = target.with_name(f".writing-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     make_folder(temporary)
-    for file in sorted(source.glob("*.jsonl")):
+    for file in (source.request, *sorted(source.probes.parent.glob("*.jsonl"))):
         shutil.copyfile(file, temporary / file.name)
     temporary.replace(target)
     sync_folder(target.parent)

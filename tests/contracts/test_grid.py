@@ -50,6 +50,8 @@ def test_every_strategy_and_seed_leaves_the_rows_of_a_single_training(built, tmp
     alone = train_built(built, to=tmp_path / "alone", strategy="replay", seed=1, n_epochs=2)
     rows = read_rows(tmp_path / "alone" / "runs" / alone.run / "probes.jsonl")
     assert read_rows(grid.out / "runs" / "replay-seed1" / "probes.jsonl") == rows
+    asked = json.loads((tmp_path / "alone" / "training.json").read_text())
+    assert json.loads((grid.out / "runs" / "replay-seed1" / "training.json").read_text()) == asked
     assert not list(grid.out.glob("trainings/*"))  # gigabytes that nobody asked for
 
 
