@@ -106,7 +106,7 @@ def _print_head(diff: "Diff") -> None:
 
 def print_rows(diff: "Diff") -> None:
     """Prints overlap between ceiling and chance, turnover and verdict of every stratum."""
-    from kcircuits.analysis.verdict import IDENTICAL
+    from kcircuits.analysis.overlap.verdict import IDENTICAL
 
     lines = [
         [

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from kcircuits.analysis.epoch_overlap import EpochOverlap
+from kcircuits.analysis.overlap.all_pairs import EpochOverlap
 from kcircuits.plots.theme import HEAT, LOST, TEMPLATE, as_text, empty_figure, number
 
 Row = dict[str, Any]

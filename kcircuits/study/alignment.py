@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.overlap import Items, Level, edge_items, node_items
+from kcircuits.analysis.overlap.corrected import Items, Level, edge_items, node_items
 from kcircuits.core.cell import Cell
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from kcircuits.analysis.overlap import chance_jaccard
+from kcircuits.analysis.overlap.corrected import chance_jaccard
 from kcircuits.core.cell import Cell
 from kcircuits.core.circuit import prune_dangling
 from kcircuits.core.facts import Fact

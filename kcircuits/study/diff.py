@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.analysis.dynamics import KnowledgeStep, knowledge_step
-from kcircuits.analysis.overlap import Level
-from kcircuits.analysis.turnover import summarise
+from kcircuits.analysis.overlap.corrected import Level
+from kcircuits.analysis.overlap.turnover import summarise
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.score_meaning import ScoreMeaning

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from kcircuits.analysis.half_circuits import top_mask
-from kcircuits.analysis.overlap import jaccard
-from kcircuits.analysis.turnover import summarise
-from kcircuits.analysis.verdict import Verdict, judge_stratum
+from kcircuits.analysis.overlap.corrected import jaccard
+from kcircuits.analysis.overlap.half_circuits import top_mask
+from kcircuits.analysis.overlap.turnover import summarise
+from kcircuits.analysis.overlap.verdict import Verdict, judge_stratum
 from kcircuits.core.topology import Topology
 from kcircuits.study.fact_diff import FactDiff
 

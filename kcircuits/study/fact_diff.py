@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.overlap import Level
-from kcircuits.analysis.turnover import FactOverlap, compare_fact
-from kcircuits.analysis.verdict import Verdict, judge_facts
+from kcircuits.analysis.overlap.corrected import Level
+from kcircuits.analysis.overlap.turnover import FactOverlap, compare_fact
+from kcircuits.analysis.overlap.verdict import Verdict, judge_facts
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.topology import Topology

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kcircuits.analysis.epoch_overlap import EpochOverlap, overlap_matrix
+from kcircuits.analysis.overlap.all_pairs import EpochOverlap, overlap_matrix
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.score_meaning import ScoreMeaning

@@ -22,7 +22,7 @@ from kcircuits.io.run_record import (
 from kcircuits.io.store import CellRow, Store
 
 if TYPE_CHECKING:
-    from kcircuits.analysis.overlap import Level
+    from kcircuits.analysis.overlap.corrected import Level
     from kcircuits.study.diff import Diff
     from kcircuits.study.evaluation import Evaluation
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from kcircuits.analysis.dynamics.rows import number_or_none
 from kcircuits.analysis.dynamics.series import ProbeSeries, knowledge_values
-from kcircuits.analysis.jackknife import student_quantile
+from kcircuits.analysis.overlap.jackknife import student_quantile
 from kcircuits.analysis.stopping.registry import RULES, stopping_rule
 from kcircuits.analysis.stopping.replay import (
     HINDSIGHT,

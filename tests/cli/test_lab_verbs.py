@@ -151,7 +151,7 @@ def test_bad_requests_are_told(lab, capsys, args, code, message):
     [
         (["--strategy", "magic"], "there is no strategy 'magic'"),
         (["--epochs", "0"], "n_epochs is 0; expected 1 or more"),
-        (["--lr", "0"], "lr is 0; expected a number in (0, 1)"),
+        (["--lr", "-1"], "lr is -1; expected 0 or a number below 1"),
         (["--lr", "fast"], "--lr"),
         (["--seed", "-3"], "seed is -3"),
         (["--batch-size", "0"], "batch_size is 0; expected 1 or more"),

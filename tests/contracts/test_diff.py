@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kcircuits.analysis.jackknife import Interval
-from kcircuits.analysis.swap_test import JointTest
-from kcircuits.analysis.verdict import _fact_rule, _stratum_rule, _too_few, judge_facts
+from kcircuits.analysis.overlap.jackknife import Interval
+from kcircuits.analysis.overlap.swap_test import JointTest
+from kcircuits.analysis.overlap.verdict import _fact_rule, _stratum_rule, _too_few, judge_facts
 from kcircuits.core.circuit import prune_dangling
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology

@@ -292,7 +292,7 @@ def test_autocast_is_near_float32(world):
         ({"n_epochs": 0}, "n_epochs is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"lr": 0.0}, "lr is 0"),
+        ({"lr": -0.1}, "lr is -0.1"),
         ({"lr": float("nan")}, "lr is nan"),
     ],
 )
@@ -346,3 +346,10 @@ def test_smoke_preset_learns_new_facts_and_forgets_some(tmp_path):
     assert last["loss"] < 0.5 * table[1]["loss"]
     _, tokenizer = load_base(tmp_path / "model")
     assert len(tokenize_facts(tokenizer, load_facts(manifest.facts))) == 24 * 12
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_a_rate_of_0_changes_no_checkpoint(world, tmp_path, strategy):
+    run(world, tmp_path, strategy=strategy, lr=0.0, n_epochs=2)
+    manifest = load_manifest(tmp_path / "checkpoints_manifest.yaml")
+    assert len({load_model(checkpoint).content_hash for checkpoint in manifest}) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from kcircuits.analysis.epoch_overlap import EpochOverlap
+from kcircuits.analysis.overlap.all_pairs import EpochOverlap
 from kcircuits.core.score_meaning import GATES, ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.plots.circuit import (

@@ -7,9 +7,9 @@ two halves of the prompts overlap about as much as on real models (k from .5 to 
 import numpy as np
 import pytest
 
-from kcircuits.analysis.overlap import Items
-from kcircuits.analysis.turnover import compare_fact, pooled_turnover
-from kcircuits.analysis.verdict import judge_facts, judge_stratum
+from kcircuits.analysis.overlap.corrected import Items
+from kcircuits.analysis.overlap.turnover import compare_fact, pooled_turnover
+from kcircuits.analysis.overlap.verdict import judge_facts, judge_stratum
 
 N_TOTAL, N_EDGES, N_FACTS = 2_000, 100, 100
 ITEMS = {

@@ -7,19 +7,24 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kcircuits.analysis.epoch_overlap import overlap_matrix
-from kcircuits.analysis.half_circuits import top_mask
-from kcircuits.analysis.halves import relabellings, split_halves
-from kcircuits.analysis.jackknife import jackknife_ratio, student_quantile
-from kcircuits.analysis.overlap import (
+from kcircuits.analysis.overlap.all_pairs import overlap_matrix
+from kcircuits.analysis.overlap.corrected import (
     chance_jaccard,
     circuit_overlap,
     edge_items,
     matched_edge_items,
     node_items,
 )
-from kcircuits.analysis.swap_test import benjamini_hochberg, holm, joint_swap_test, swap_test
-from kcircuits.analysis.turnover import compare_fact, pooled_turnover, summarise
+from kcircuits.analysis.overlap.half_circuits import top_mask
+from kcircuits.analysis.overlap.halves import relabellings, split_halves
+from kcircuits.analysis.overlap.jackknife import jackknife_ratio, student_quantile
+from kcircuits.analysis.overlap.swap_test import (
+    benjamini_hochberg,
+    holm,
+    joint_swap_test,
+    swap_test,
+)
+from kcircuits.analysis.overlap.turnover import compare_fact, pooled_turnover, summarise
 from kcircuits.core.topology import Topology
 
 TOPOLOGY = Topology(n_layers=3, n_heads=2)
@@ -116,7 +121,7 @@ def test_overlaps_do_not_depend_on_the_guess_that_drops_edges(n_prompts, floor, 
     _, items = candidates_and_items(rng)
     scores = random_scores(rng, n_prompts, 60)
     quick = compare_fact(scores, 5, items)
-    monkeypatch.setattr("kcircuits.analysis.half_circuits.FLOORS", (floor, 0.0))
+    monkeypatch.setattr("kcircuits.analysis.overlap.half_circuits.FLOORS", (floor, 0.0))
     slow = compare_fact(scores, 5, items)
     np.testing.assert_array_equal(quick.k_st, slow.k_st)
     np.testing.assert_array_equal(quick.k_ss, slow.k_ss)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from kcircuits.analysis.jackknife import student_quantile
+from kcircuits.analysis.overlap.jackknife import student_quantile
 
 # Training seeds from which an interval is given: with two, t is 12.7 and says nothing.
 MIN_SEEDS = 3

@@ -179,6 +179,7 @@ class Recorder:
         append_rows(folder.losses, [] if losses is None else [losses])
         base = self._saver.base
         path, adapter = (place, None) if base is None else (base, place)
+        is_untrained = trained is None or trained.lr == 0
         checkpoint = Checkpoint(
             id=name,
             path=path,
@@ -186,7 +187,7 @@ class Recorder:
             epoch=epoch,
             step=step,
             sha256=content_hash(path, adapter),
-            is_identity=adapter is not None and epoch == 0 and is_identity(model),
+            is_identity=adapter is not None and is_untrained and is_identity(model),
         )
         checkpoints = (*self._checkpoints, checkpoint)
         write_manifest(self._manifest(checkpoints), folder.manifest)

@@ -59,5 +59,5 @@ class TrainSpec:
             raise UsageError(
                 f"max_tokens is {self.max_tokens}; expected 2 or more", field="max_tokens"
             )
-        if not 0 < self.lr < 1:
-            raise UsageError(f"lr is {self.lr:g}; expected a number in (0, 1)", field="lr")
+        if not 0 <= self.lr < 1:  # at 0 nothing is learned: a control of what does not change
+            raise UsageError(f"lr is {self.lr:g}; expected 0 or a number below 1", field="lr")

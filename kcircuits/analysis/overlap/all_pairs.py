@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.half_circuits import top_mask
-from kcircuits.analysis.halves import half_members, split_halves
-from kcircuits.analysis.overlap import Items, circuit_overlap, jaccard_from_overlap
-from kcircuits.analysis.turnover import MIN_CEILING
+from kcircuits.analysis.overlap.corrected import Items, circuit_overlap, jaccard_from_overlap
+from kcircuits.analysis.overlap.half_circuits import top_mask
+from kcircuits.analysis.overlap.halves import half_members, split_halves
+from kcircuits.analysis.overlap.turnover import MIN_CEILING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.halves import (
+from kcircuits.analysis.overlap.halves import (
     ALL_RELABELLINGS_UP_TO,
     half_members,
     relabellings,

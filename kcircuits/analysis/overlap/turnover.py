@@ -20,13 +20,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from kcircuits.analysis.half_circuits import HalfCircuits, relabelled_half_circuits, top_mask
-from kcircuits.analysis.overlap import (
+from kcircuits.analysis.overlap.corrected import (
     Items,
     Level,
     circuit_overlap,
     jaccard,
     jaccard_from_overlap,
+)
+from kcircuits.analysis.overlap.half_circuits import (
+    HalfCircuits,
+    relabelled_half_circuits,
+    top_mask,
 )
 
 MIN_CEILING = 0.2  # below this k_ss or k_tt the method does not reproduce the circuit

@@ -19,7 +19,7 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Float, Int
 
-from kcircuits.analysis.halves import ALL_RELABELLINGS_UP_TO, relabellings
+from kcircuits.analysis.overlap.halves import ALL_RELABELLINGS_UP_TO, relabellings
 
 ALPHA = 0.05
 N_JOINT_SWAPS = 2_000

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from kcircuits.analysis.jackknife import MIN_ENTITIES, Interval, jackknife_ratio
-from kcircuits.analysis.swap_test import ALPHA, JointTest, joint_swap_test, swap_test
-from kcircuits.analysis.turnover import FactOverlap, has_ceiling, pooled_turnover
+from kcircuits.analysis.overlap.jackknife import MIN_ENTITIES, Interval, jackknife_ratio
+from kcircuits.analysis.overlap.swap_test import ALPHA, JointTest, joint_swap_test, swap_test
+from kcircuits.analysis.overlap.turnover import FactOverlap, has_ceiling, pooled_turnover
 
 Word = Literal["changed", "no-change", "undetermined"]
 
