@@ -30,15 +30,9 @@ from kcircuits.study.diff_tables import (
     pruned_jaccard,
     stratum_row,
 )
-from kcircuits.study.fact_diff import (
-    ALL,
-    FactDiff,
-    compare_facts,
-    group_by_stratum,
-    pair_cells,
-    require_stratum,
-)
+from kcircuits.study.fact_diff import FactDiff, compare_facts, group_by_stratum, pair_cells
 from kcircuits.study.meaning import meaning_of, rows_are
+from kcircuits.study.strata import ALL, require_stratum
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -12,11 +12,9 @@ from kcircuits.analysis.overlap.verdict import Verdict, judge_facts
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.topology import Topology
-from kcircuits.errors import IncomparableError, UsageError
+from kcircuits.errors import IncomparableError
 from kcircuits.study.alignment import align_cells
-
-ALL = "all"
-NO_STRATUM = "(none)"
+from kcircuits.study.strata import stratum_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +49,7 @@ class FactDiff:
 
     def stratum(self, by: str | None) -> str:
         """The fact's stratum under a key, or its relation; ``all`` without a key."""
-        if by is None:
-            return ALL
-        return self.fact.relation if by == "relation" else self.fact.strata.get(by, NO_STRATUM)
+        return stratum_of(self.fact, by)
 
 
 def pair_cells(
@@ -99,16 +95,6 @@ def compare_facts(
     )
     return tuple(
         replace(draft, verdict=verdict) for draft, verdict in zip(drafts, verdicts, strict=True)
-    )
-
-
-def require_stratum(by: str | None, facts: Sequence[Fact]) -> None:
-    """UsageError where no fact has a stratum under a key."""
-    if by is None or by == "relation" or any(by in fact.strata for fact in facts):
-        return
-    keys = sorted({key for fact in facts for key in fact.strata} | {"relation"})
-    raise UsageError(
-        f"no fact has a stratum {by!r}", field="by", hint=f"choose one of {', '.join(keys)}"
     )
 
 
