@@ -11,6 +11,7 @@ from kcircuits.analysis.overlap.turnover import FactOverlap, compare_fact
 from kcircuits.analysis.overlap.verdict import Verdict, judge_facts
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
+from kcircuits.core.parallel import ordered_map
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
 from kcircuits.study.alignment import align_cells
@@ -89,7 +90,8 @@ def compare_facts(
         level: Compare edges or nodes.
     """
     topology = next(iter(pairs.values()))[0].topology  # one object: its names are cached in it
-    drafts = [_compare(facts[fact_id], pair, topology, level) for fact_id, pair in pairs.items()]
+    compare = lambda fact_id: _compare(facts[fact_id], pairs[fact_id], topology, level)  # noqa: E731
+    drafts = list(ordered_map(compare, pairs))
     verdicts = judge_facts(
         [draft.overlap for draft in drafts], [_left_out(pair, epochs) for pair in pairs.values()]
     )

@@ -192,8 +192,9 @@ class Run:
         """
         rows = self.rows(epoch)
         wanted = self.fact_ids if fact_ids is None else tuple(fact_ids)
+        known = frozenset(self.fact_ids)
         for fact_id in wanted:
-            if fact_id not in self.fact_ids:
+            if fact_id not in known:
                 raise UsageError(
                     f"fact {fact_id!r} is not in this run", field="fact", hint="see `kcircuits ls`"
                 )
