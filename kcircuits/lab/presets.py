@@ -56,7 +56,12 @@ STUDY = replace(
     training=RECIPES["smollm2"].training,
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (SMOKE, SMALL, STUDY)})
+# Circuits are found at every epoch; skills are another study's.
+CIRCUITS = replace(STUDY, name="circuits", spec="circuits", skills=())
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {p.name: p for p in (SMOKE, SMALL, STUDY, CIRCUITS)}
+)
 
 
 def find_preset(name: str) -> Preset:

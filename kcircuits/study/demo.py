@@ -20,10 +20,11 @@ from kcircuits.lab.build import build
 from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.study import check_strategy, train_built
+from kcircuits.study.circuit_runs import run_folder, sweep_all
 from kcircuits.study.diff import Diff
 from kcircuits.study.diff_page import diff_page
 from kcircuits.study.run import Run, open_run
-from kcircuits.sweep.local import SweepResult, run_local
+from kcircuits.sweep.local import run_local
 from kcircuits.sweep.model_compute import ModelCompute
 from kcircuits.sweep.request import Request, make_settings
 
@@ -80,20 +81,6 @@ class Demo:
         ]
 
 
-def sweep_all(manifest: Manifest, *, fraction: float, quiet: bool) -> SweepResult:
-    """Finds and evaluates the circuits of all facts at all epochs."""
-    facts = load_facts(manifest.facts)
-    settings = make_settings(fraction=fraction)
-    request = Request(
-        manifest=manifest,
-        known_facts=facts,
-        facts=facts,
-        checkpoints=manifest.checkpoints,
-        settings=settings,
-    )
-    return run_local(request, run_folder(manifest), ModelCompute(settings), show_progress=not quiet)
-
-
 def prune_few(manifest: Manifest, run: Run, *, fraction: float, quiet: bool) -> Run | None:
     """Prunes circuits of a few facts at the last epoch, beside the results of the run."""
     facts = facts_to_prune(run)
@@ -130,11 +117,6 @@ def facts_to_prune(run: Run) -> tuple[Fact, ...]:
         place[fact.id] = seen[stratum]
         seen[stratum] += 1
     return tuple(sorted(judged, key=lambda fact: place[fact.id])[:N_PRUNED])
-
-
-def run_folder(manifest: Manifest) -> Path:
-    """``runs/<run>`` beside the manifest."""
-    return (manifest.path or Path()).parent / "runs" / manifest.run
 
 
 def run_demo(

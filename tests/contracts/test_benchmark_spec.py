@@ -60,7 +60,7 @@ def test_every_field_is_read(tmp_path):
 
 
 def test_specs_ship_and_presets_name_them():
-    assert spec_names() == ("small", "smoke", "study")
+    assert spec_names() == ("circuits", "small", "smoke", "study")
     assert {preset.spec for preset in PRESETS.values()} <= set(spec_names())
     study = load_spec("study")
     told = sum(study.people.values()) * study.n_asked
