@@ -7,12 +7,12 @@ No change: one checkpoint, its prompts labelled as two epochs.
 - ``labels``: the labels of two prompt sets swapped prompt by prompt at random
 - ``noise``: as ``prompts``; at one epoch what sets a prompt apart from its fact's mean is 2.3 times
   as large
-- ``seeds``: two of ten seeds of edge pruning, and three quarters of the facts, drawn anew
+- ``seeds``: two of six seeds of edge pruning, and three quarters of the facts, drawn anew
 
 Change: as ``prompts``, and at one epoch a share of the circuit's edges changes places with edges
 outside it, in a share of the facts. 8 prompts a fact and epoch throughout.
 
-    python benchmarks/calibration.py --work DIR [--repeats 200] [--power-repeats 40] [--seeds 10]
+    python benchmarks/calibration.py --work DIR [--repeats 200] [--power-repeats 40] [--seeds 6]
         [--out FILE]
 """
 
@@ -173,7 +173,7 @@ def main() -> int:
     options.add_argument("--work", type=Path, required=True, help="where scores are kept")
     options.add_argument("--repeats", type=int, default=200)
     options.add_argument("--power-repeats", type=int, default=40)
-    options.add_argument("--seeds", type=int, default=10, help="of edge pruning")
+    options.add_argument("--seeds", type=int, default=6, help="of edge pruning")
     args = options.parse_args()
     scores = real_scores(args.work)
     gates = pruning_scores(args.work, args.seeds)

@@ -2,7 +2,7 @@
 
 - ``real_scores``: EAP-IG of 48 facts of the world that SmolLM2-135M-Instruct knows; 16 prompts.
 - ``pruning_scores``: gates of edge pruning by several seeds, 8 folds of each fact's prompts, of a
-  model that was made on the spot and knows 48 people.
+  model that was made on the spot and knows 32 people.
 
 Both are kept in the work folder and read from there the next time.
 """
@@ -76,7 +76,7 @@ def real_scores(work: Path) -> Scores:
     return _kept(work / "real.npz", facts, score, FRACTION)
 
 
-def pruning_scores(work: Path, n_seeds: int, n_facts: int = 48) -> Scores:
+def pruning_scores(work: Path, n_seeds: int, n_facts: int = 32) -> Scores:
     """[seed, fold, candidate] of each fact that the model knows."""
     folder = work / "scratch"
     scratch = ScratchSpec(n_controls=n_facts)
