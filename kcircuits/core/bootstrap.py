@@ -190,21 +190,22 @@ def percentiles(
     draws: Float[np.ndarray, "draw *size"],
     confidence: float,
     *,
-    is_valid: Bool[np.ndarray, " draw"] | None = None,
+    is_valid: Bool[np.ndarray, "draw *sizes"] | None = None,
 ) -> tuple[Float[np.ndarray, "*size"], Float[np.ndarray, "*size"]]:
     """The values that leave (1 - confidence) / 2 of the draws below and above; rounded outwards.
 
     Args:
         draws: One number, or several, for each draw.
         confidence: Share of draws between the ends.
-        is_valid: Draws without a value count as below the lower *and* above the upper end.
+        is_valid: Draws without a value, or values (with the leading axes of ``draws``), count as
+            below the lower *and* above the upper end.
     """
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}; expected a number between 0 and 1")
     place = round((1 - confidence) / 2 * (len(draws) - 1), _DIGITS)
     below, above = draws, draws
     if is_valid is not None:
-        valid = is_valid.reshape(-1, *[1] * (draws.ndim - 1))
+        valid = is_valid.reshape(*is_valid.shape, *[1] * (draws.ndim - is_valid.ndim))
         below, above = np.where(valid, draws, -np.inf), np.where(valid, draws, np.inf)
     first, last = int(np.floor(place)), len(draws) - 1 - int(np.floor(place))
     return np.partition(below, first, axis=0)[first], np.partition(above, last, axis=0)[last]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from kcircuits.analysis.overlap.corrected import jaccard
 from kcircuits.analysis.overlap.half_circuits import top_mask
+from kcircuits.analysis.overlap.swap_test import JointTest
 from kcircuits.analysis.overlap.turnover import summarise
 from kcircuits.analysis.overlap.verdict import Verdict, judge_stratum
 from kcircuits.core.topology import Topology
@@ -23,7 +24,12 @@ STATUSES = ("gained", "lost", "kept")
 REPLICATED = 0.5
 
 
-def stratum_row(stratum: str, members: Sequence[FactDiff], verdict: Verdict | None = None) -> Row:
+def stratum_row(
+    stratum: str,
+    members: Sequence[FactDiff],
+    verdict: Verdict | None = None,
+    joint: JointTest | None = None,
+) -> Row:
     """One row of ``Diff.rows``.
 
     Args:
@@ -31,12 +37,14 @@ def stratum_row(stratum: str, members: Sequence[FactDiff], verdict: Verdict | No
         members: Its facts; those not known at both epochs are counted and left out, unless it is
             one fact with a verdict of its own.
         verdict: The verdict; None judges the facts together.
+        joint: The joint swap test that goes into it, where the step is one of a track.
     """
     compared = [one for one in members if one.is_compared or verdict]
     verdict = verdict or judge_stratum(
         [one.overlap for one in compared],
         [one.fact.subject for one in compared],
         [one.templates for one in compared],
+        joint,
     )
     summary = summarise([one.overlap for one in compared])
     return {

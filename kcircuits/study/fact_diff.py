@@ -48,6 +48,17 @@ class FactDiff:
         """It enters means and tests: known at both epochs, or nothing changed at all."""
         return all(self.known) or self.overlap.is_identical
 
+    def without_items(self) -> "FactDiff":
+        """The same without edges and nodes: all that statistics of many steps need to hold."""
+        overlap = replace(self.overlap, edges=np.empty((3, 0)), nodes=np.empty((3, 0)))
+        return replace(
+            self,
+            candidates=np.empty(0, dtype=np.int64),
+            scores=np.empty((2, 0), dtype=np.float32),
+            is_kept=np.empty((2, 0), dtype=bool),
+            overlap=overlap,
+        )
+
     def stratum(self, by: str | None) -> str:
         """The fact's stratum under a key, or its relation; ``all`` without a key."""
         return stratum_of(self.fact, by)
@@ -90,10 +101,19 @@ def compare_facts(
         level: Compare edges or nodes.
     """
     topology = next(iter(pairs.values()))[0].topology  # one object: its names are cached in it
-    compare = lambda fact_id: _compare(facts[fact_id], pairs[fact_id], topology, level)  # noqa: E731
-    drafts = list(ordered_map(compare, pairs))
+    compare = lambda fact_id: compare_cells(facts[fact_id], pairs[fact_id], topology, level)  # noqa: E731
+    return judge_step(list(ordered_map(compare, pairs)), epochs)
+
+
+def judge_step(drafts: Sequence[FactDiff], epochs: tuple[str, str]) -> tuple[FactDiff, ...]:
+    """Facts compared between two epochs, judged as one step.
+
+    Args:
+        drafts: From ``compare_cells``.
+        epochs: Names of the two epochs, for the reasons given.
+    """
     verdicts = judge_facts(
-        [draft.overlap for draft in drafts], [_left_out(pair, epochs) for pair in pairs.values()]
+        [draft.overlap for draft in drafts], [_left_out(draft, epochs) for draft in drafts]
     )
     return tuple(
         replace(draft, verdict=verdict) for draft, verdict in zip(drafts, verdicts, strict=True)
@@ -108,12 +128,14 @@ def group_by_stratum(members: Sequence[FactDiff], by: str | None) -> dict[str, l
     return dict(sorted(strata.items()))
 
 
-def _compare(fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Level) -> FactDiff:
+def compare_cells(
+    fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Level
+) -> FactDiff:
     """A fact not judged yet; drops the scores of single prompts, which are most of the memory."""
     scores = align_cells(pair, topology)
     return FactDiff(
         fact=fact,
-        templates=_templates(fact, pair[0]),
+        templates=templates_of(fact, pair[0]),
         known=(pair[0].is_known, pair[1].is_known),
         candidates=scores.candidates,
         scores=scores.values.mean(1),
@@ -123,12 +145,12 @@ def _compare(fact: Fact, pair: tuple[Cell, Cell], topology: Topology, level: Lev
     )
 
 
-def _left_out(pair: tuple[Cell, Cell], epochs: tuple[str, str]) -> str | None:
-    unknown = [epoch for cell, epoch in zip(pair, epochs, strict=True) if not cell.is_known]
+def _left_out(draft: FactDiff, epochs: tuple[str, str]) -> str | None:
+    unknown = [epoch for known, epoch in zip(draft.known, epochs, strict=True) if not known]
     return f"fact not known at {' and '.join(dict.fromkeys(unknown))}" if unknown else None
 
 
-def _templates(fact: Fact, cell: Cell) -> tuple[str, ...]:
+def templates_of(fact: Fact, cell: Cell) -> tuple[str, ...]:
     """Template of each row of a cell's scores."""
     n_folds, rows = cell.provenance.params.get("n_folds"), cell.prompt_idx.tolist()
     if n_folds is None:

@@ -114,21 +114,31 @@ def circuit_overlap(
         Arrays [*batch, circuit_x, circuit_y]. Two circuits of which one is empty overlap 0.
     """
     x_counts, y_counts = (_counts(values, items) for values in (x, y))
-    x_bits, y_bits = (_packed(values) for values in (x, y))
-    shared = np.bitwise_count(x_bits[..., :, None, :] & y_bits[..., None, :, :]).sum(-1)
     expected = (x_counts / items.block_sizes) @ y_counts.swapaxes(-1, -2)
     scale = np.sqrt(x_counts.sum(-1)[..., :, None] * y_counts.sum(-1)[..., None, :])
     scale = np.where(scale > 0, scale, np.inf)
-    return Overlap(observed=shared / scale, chance=expected / scale)
+    return Overlap(observed=n_shared(x, y) / scale, chance=expected / scale)
+
+
+def n_shared(
+    x: Bool[np.ndarray, "*batch circuit_x item"], y: Bool[np.ndarray, "*batch circuit_y item"]
+) -> Int[np.ndarray, "*batch circuit_x circuit_y"]:
+    """How many items every circuit ``x`` shares with every circuit ``y``."""
+    x_bits, y_bits = (_packed(values) for values in (x, y))
+    return np.bitwise_count(x_bits[..., :, None, :] & y_bits[..., None, :, :]).sum(-1, dtype=int)
 
 
 def _counts(
     x: Bool[np.ndarray, "*batch circuit item"], items: Items
 ) -> Float[np.ndarray, "*batch circuit block"]:
     """How many items of each block each circuit has."""
-    if len(items.block_sizes) == 1:
+    n_blocks = len(items.block_sizes)
+    if n_blocks == 1:
         return np.count_nonzero(x, axis=-1)[..., None].astype(np.float64)
-    return x.astype(np.float64) @ (items.block[:, None] == np.arange(len(items.block_sizes)))
+    circuits = x.reshape(-1, x.shape[-1])
+    row, item = np.nonzero(circuits)
+    counts = np.bincount(row * n_blocks + items.block[item], minlength=len(circuits) * n_blocks)
+    return counts.reshape(*x.shape[:-1], n_blocks).astype(np.float64)
 
 
 def _packed(
@@ -136,7 +146,8 @@ def _packed(
 ) -> UInt64[np.ndarray, "*batch circuit word"]:
     """Eight bytes of bits a word: counting shared bits beats a product of floats."""
     padding = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % 64)]
-    return np.packbits(np.pad(x, padding), axis=-1).view(np.uint64)
+    bits = np.packbits(np.pad(x, padding), axis=-1)
+    return np.ascontiguousarray(bits).view(np.uint64)
 
 
 def correct_for_chance(

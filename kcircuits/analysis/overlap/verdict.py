@@ -11,13 +11,19 @@ turnover exactly 0 and need no test.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from kcircuits.analysis.overlap.jackknife import MIN_ENTITIES, Interval, jackknife_ratio
-from kcircuits.analysis.overlap.swap_test import ALPHA, JointTest, joint_swap_test, swap_test
+from kcircuits.analysis.overlap.swap_test import (
+    ALPHA,
+    JointTest,
+    holm,
+    joint_swap_test,
+    swap_test,
+)
 from kcircuits.analysis.overlap.turnover import FactOverlap, has_ceiling, pooled_turnover
 
 Word = Literal["changed", "no-change", "undetermined"]
@@ -44,7 +50,8 @@ class Verdict:
         low: Lower bound of tau: 95% two-sided for a stratum, 90% for a fact (so that its upper
             bound is the one that the rule compares).
         high: Upper bound.
-        detectable: The smallest tau that would have been called changed.
+        detectable: The smallest tau that would have been called changed, in this step alone.
+        p: What the rule holds against .05: q of a fact, the joint p of a stratum.
     """
 
     word: Word
@@ -53,6 +60,7 @@ class Verdict:
     low: float = np.nan
     high: float = np.nan
     detectable: float = np.nan
+    p: float = np.nan
 
 
 def judge_facts(
@@ -84,6 +92,7 @@ def judge_facts(
                 "low": tau - margin,
                 "high": tau + margin,
                 "detectable": max(FACT_CHANGED, float(step.detectable[row]) / ceiling),
+                "p": float(step.q[row]),
             }
             word, reason = _fact_rule(tau, tau + margin, float(step.q[row]))
             if obstacle := _too_few(facts[i].n_prompts, n_facts):
@@ -92,10 +101,38 @@ def judge_facts(
     return tuple(verdicts)
 
 
+def hold_over_steps(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """One fact's verdicts at the steps of a track, its q adjusted by Holm over them.
+
+    Args:
+        verdicts: Of one fact, from ``judge_facts`` of each step.
+    """
+    tested = [i for i, verdict in enumerate(verdicts) if np.isfinite(verdict.p)]
+    held = list(verdicts)
+    for i, p in zip(tested, holm(np.array([verdicts[i].p for i in tested])).tolist(), strict=True):
+        held[i] = replace(verdicts[i], p=p)
+        if verdicts[i].word == "changed":
+            reason = f"swap test q = {p:.2g}{_over(len(tested))}"
+            word, other = _fact_rule(verdicts[i].turnover, verdicts[i].high, p)
+            held[i] = replace(held[i], word=word, reason=other if word == "no-change" else reason)
+    return tuple(held)
+
+
+def is_testable(facts: Sequence[FactOverlap]) -> bool:
+    """Whether the facts of a stratum can be judged together: a change, halves and a ceiling."""
+    return (
+        bool(facts)
+        and not all(fact.is_identical for fact in facts)
+        and min(fact.n_prompts for fact in facts) >= 2
+        and has_ceiling(facts)
+    )
+
+
 def judge_stratum(
     facts: Sequence[FactOverlap],
     entities: Sequence[str],
     templates: Sequence[Sequence[Hashable]],
+    joint: JointTest | None = None,
 ) -> Verdict:
     """Judges the facts of a stratum together.
 
@@ -103,13 +140,14 @@ def judge_stratum(
         facts: Those known at both epochs.
         entities: The entity of each fact: the unit of the jackknife.
         templates: The template of each prompt of each fact; equal ones swap jointly.
+        joint: The joint swap test, where the step is one of a track, see ``joint_step_tests``.
     """
     if not facts:
         return Verdict(word="undetermined", reason="no fact is known at both epochs")
     if all(fact.is_identical for fact in facts):
         return _identical()
     n_prompts = min(fact.n_prompts for fact in facts)
-    if n_prompts < 2 or not has_ceiling(facts):
+    if not is_testable(facts):
         reason = _too_few(n_prompts, len(facts)) or LOW_CEILING
         return Verdict(word="undetermined", reason=reason)
     interval = jackknife_ratio(
@@ -117,7 +155,8 @@ def judge_stratum(
         np.array([fact.ceiling for fact in facts]),
         np.array(entities),
     )
-    joint = joint_swap_test([fact.statistics for fact in facts], templates)
+    if joint is None:
+        joint = joint_swap_test([fact.statistics for fact in facts], templates)
     total = sum(fact.ceiling for fact in facts)
     word, reason = _stratum_rule(interval, joint)
     if obstacle := _too_few(n_prompts, len(facts)):
@@ -130,6 +169,7 @@ def judge_stratum(
         low=interval.low,
         high=interval.high,
         detectable=max(seen, joint.detectable / total),
+        p=joint.p,
     )
 
 
@@ -173,11 +213,15 @@ def _stratum_rule(interval: Interval, joint: JointTest) -> tuple[Word, str]:
         return "undetermined", f"entities: {interval.n_entities}; {MIN_ENTITIES} are needed"
     if interval.low > STRATUM_CHANGED:
         if joint.p <= ALPHA:
-            return "changed", f"joint swap test p = {joint.p:.2g}"
+            return "changed", f"joint swap test p = {joint.p:.2g}{_over(joint.n_steps)}"
         return "undetermined", (
-            f"templates swapped jointly give p = {joint.p:.2g}: "
+            f"templates swapped jointly give p = {joint.p:.2g}{_over(joint.n_steps)}: "
             "it may be a few templates that changed"
         )
     if interval.high < STRATUM_NO_CHANGE:
         return "no-change", f"turnover above {STRATUM_NO_CHANGE:.2f} is ruled out"
     return "undetermined", f"interval too wide: turnover up to {interval.high:.2f} is possible"
+
+
+def _over(n_steps: int) -> str:
+    return f" (Holm over {n_steps} steps)" if n_steps > 1 else ""
