@@ -17,6 +17,7 @@ _PUBLIC = {
     "Diff": "kcircuits.study.diff",
     "Dynamics": "kcircuits.study.dynamics",
     "EdgeScores": "kcircuits.core.scores",
+    "EpochOverlap": "kcircuits.study.epoch_overlap",
     "Evaluation": "kcircuits.study.evaluation",
     "Fact": "kcircuits.core.facts",
     "Faithfulness": "kcircuits.core.faithfulness",

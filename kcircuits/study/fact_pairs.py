@@ -1,7 +1,8 @@
 """One fact of a run at all its epochs: the tables that the overlap of all pairs is made from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -24,8 +25,11 @@ from kcircuits.analysis.overlap.pair_nulls import (
     swapped_pairs,
 )
 from kcircuits.core.facts import Fact
+from kcircuits.core.parallel import ordered_map
 from kcircuits.core.topology import Topology
+from kcircuits.errors import UsageError
 from kcircuits.study.alignment import AlignedScores, align_cells
+from kcircuits.study.checked_facts import CheckedFacts
 from kcircuits.study.fact_cells import FactCells
 from kcircuits.study.fact_diff import templates_of
 
@@ -49,6 +53,36 @@ class PairOptions:
     degree: bool = False
     n_prompt_draws: int = 0
     swaps: bool = False
+
+    @classmethod
+    def of(cls, **options: Any) -> "PairOptions":
+        """Options by name.
+
+        Raises:
+            UsageError: There is no such option, or it cannot be meant.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UsageError(
+                    f"there is no option {name!r}", field=name, hint=f"choose of {', '.join(known)}"
+                )
+        made = cls(**options)
+        if made.level not in ("edge", "node"):
+            raise UsageError(f"level is {made.level!r}; expected edge or node", field="level")
+        if made.n_prompt_draws < 0:
+            raise UsageError(
+                f"n_prompt_draws is {made.n_prompt_draws}; expected 0 or more",
+                field="n_prompt_draws",
+            )
+        if made.degree and made.level == "node":
+            raise UsageError(
+                "circuits of the same degrees touch the same nodes: a chance that keeps degrees "
+                "compares edges",
+                field="degree",
+                hint="take level edge",
+            )
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +149,28 @@ class FactPairs:
         )
         known = self.is_known & other.is_known
         return np.where(known[:, None] & known[None, :], made, np.nan)
+
+
+def read_pairs(
+    facts: CheckedFacts, options: PairOptions, *, n_workers: int | None = None
+) -> Iterator[FactPairs]:
+    """The tables of each fact, each beside the last fact of its relation about another subject.
+
+    Args:
+        facts: Facts with their cells.
+        options: What to work out of each.
+        n_workers: Threads; the results do not depend on it.
+    """
+    before: dict[tuple[str, int], FactPairs] = {}
+    work = lambda one: pairs_of_fact(one, facts.first.topology, options)  # noqa: E731
+    for one in ordered_map(work, facts, n_workers=n_workers):
+        key = (one.fact.relation, one.n_prompts)
+        other, made = before.get(key), one
+        if other is not None and other.fact.subject != one.fact.subject:
+            tables = {**one.pairs.tables, "others": one.beside(other)}
+            made = replace(one, pairs=replace(one.pairs, tables=tables))
+        before[key] = one
+        yield replace(made, halves=None)
 
 
 def pairs_of_fact(facts: FactCells, topology: Topology, options: PairOptions) -> FactPairs:

@@ -16,7 +16,13 @@ from kcircuits.io.run_record import CheckpointRecord
 from kcircuits.plots.circuit import N_DRAWN, circuit_table
 from kcircuits.plots.diff import VERDICTS
 from kcircuits.plots.knowledge import knowledge_figure, knowledge_table, loss_table
-from kcircuits.plots.overlap import chance_of, overlap_figure, overlap_table
+from kcircuits.plots.overlap import (
+    chance_of,
+    overlap_figure,
+    overlap_table,
+    steps_figure,
+    turnover_figure,
+)
 from kcircuits.plots.page import (
     Block,
     cards_block,
@@ -28,6 +34,7 @@ from kcircuits.plots.page import (
 from kcircuits.plots.theme import number
 from kcircuits.study.beside import beside_blocks, read_beside
 from kcircuits.study.diff_page import STEP_COLUMNS, arcs_text, step_cells, turnover_text
+from kcircuits.study.epoch_overlap import EpochOverlap
 from kcircuits.study.meaning import rows_are
 from kcircuits.study.results import (
     Results,
@@ -50,12 +57,14 @@ def report_page(run: Run) -> str:
         StoreCorruptError: What was read is not what was committed.
     """
     results = read_results(run)
-    steps, beside = step_rows(results), read_beside(results)
+    overlap, beside = epoch_overlap(results), read_beside(results)
+    steps = step_rows(results, overlap)
     blocks = [
         _summary(results, steps),
         _circuits(results),
         *(beside_blocks(beside) if beside else ()),
-        _overlap(results),
+        _overlap(overlap),
+        *([_turnover(steps)] if steps else ()),
         _knowledge(run),
         _step_table(steps),
         _fact_table(results),
@@ -187,19 +196,29 @@ def _stats(cell: Cell) -> list[tuple[str, str]]:
     ]
 
 
-def _overlap(results: Results) -> Block:
-    table = overlap_table(results.epochs, epoch_overlap(results))
+def _overlap(overlap: EpochOverlap) -> Block:
+    table = overlap_table(overlap.rows)
     caption = (
         "How alike the circuits of two epochs are, as the mean Jaccard over the facts that are "
         "known at both (their number is in the hover text). Every cell compares circuits from one "
         "half of a fact's prompts with those from the other half. The framed diagonal compares an "
         "epoch with itself: it is the noise ceiling, about what two epochs without any change "
         "would reach. A pair differs only as far as it stays below the diagonal cells of its two "
-        f"epochs; chance alone gives {number(chance_of(table), 3)}."
+        f"epochs; chance alone gives {number(chance_of(table), 3)}. Turnover is the share of the "
+        "distance between ceiling and chance that is missing."
     )
-    return figure_block(
-        "overlap", "Overlap between epochs", {"all facts": overlap_figure(table)}, caption
+    figures = {"Jaccard": overlap_figure(table), "turnover": turnover_figure(table)}
+    return figure_block("overlap", "Overlap between epochs", figures, caption)
+
+
+def _turnover(steps: Sequence[Row]) -> Block:
+    caption = (
+        "Turnover from each epoch to the next with its 95% interval: 0 where the two epochs differ "
+        "by no more than two halves of the same prompts do. A filled mark is a change beyond noise "
+        "(see the table of steps)."
     )
+    figures = {"all": steps_figure(steps, against="previous")}
+    return figure_block("turnover", "Turnover from epoch to epoch", figures, caption)
 
 
 def _knowledge(run: Run) -> Block:
@@ -220,8 +239,9 @@ def _knowledge(run: Run) -> Block:
 def _step_table(steps: Sequence[Row]) -> Block:
     caption = (
         "Change from each epoch to the next. Jaccard lies between chance and the noise ceiling; "
-        "turnover is what is missing to the ceiling, with its 95% interval. “Cannot tell” means "
-        "that the data allow neither verdict: it is not the same as no change."
+        "turnover is what is missing to the ceiling, with its 95% interval; p in a verdict is "
+        "adjusted for the number of steps (Holm). “Cannot tell” means that the data "
+        "allow neither verdict: it is not the same as no change."
     )
     columns = [{"label": "step", "kind": "step"}, *STEP_COLUMNS]
     rows = [

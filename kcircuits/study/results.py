@@ -2,19 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from kcircuits.analysis.overlap.all_pairs import EpochOverlap, overlap_matrix
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
-from kcircuits.study.alignment import align_cells
+from kcircuits.study.epoch_overlap import EpochOverlap
+from kcircuits.study.fact_cells import FactCells
 from kcircuits.study.meaning import meaning_of
 from kcircuits.study.run import Run
 
@@ -77,18 +74,14 @@ def read_results(run: Run) -> Results:
 
 def epoch_overlap(results: Results) -> EpochOverlap:
     """Overlap between all pairs of epochs; a missing cell counts as a fact not known there."""
-    scores, items, known = [], [], []
-    for line in results.grid:
-        present = [i for i, cell in enumerate(line) if cell]
-        if not present:
-            continue
-        aligned = align_cells([cell for cell in line if cell], results.topology)
-        values = np.zeros((len(line), *aligned.values.shape[1:]), dtype=np.float32)
-        values[present] = aligned.values
-        scores.append(values)
-        items.append(aligned.items(results.topology)["edge"])
-        known.append([bool(cell and cell.is_known) for cell in line])
-    return overlap_matrix(scores, results.n_edges, items, np.array(known, dtype=bool))
+    facts = [
+        FactCells(fact=fact, cells=tuple(line))
+        for fact, line in zip(results.run.facts, results.grid, strict=True)
+        if any(line)
+    ]
+    return EpochOverlap.from_facts(
+        lambda: facts, epochs=results.epochs, fraction=results.run.fraction
+    )
 
 
 def facts_by_stratum(facts: Sequence[Fact]) -> dict[str, dict[str, str]]:
@@ -99,19 +92,19 @@ def facts_by_stratum(facts: Sequence[Fact]) -> dict[str, dict[str, str]]:
     return {**useful, ALL_TOGETHER: {fact.id: "all facts" for fact in facts}}
 
 
-def step_rows(results: Results) -> list[Row]:
-    """The rows of the diffs between consecutive epochs: all facts, then by the first stratum."""
-    run, steps = results.run, []
-    key = next(iter(facts_by_stratum(run.facts)))
-    columns = zip(*results.grid, strict=True)
-    for (start, old), (stop, new) in pairwise(zip(results.epochs, columns, strict=True)):
-        both = [cell.fact_id for cell, other in zip(old, new, strict=True) if cell and other]
-        if not both:
-            continue
-        diff = run.diff(start, stop, facts=both)
-        rows = diff.rows if key == ALL_TOGETHER else [*diff.rows, *replace(diff, by=key).rows]
-        steps += [{"from": start, "to": stop, **row} for row in rows]
-    return steps
+def step_rows(results: Results, overlap: EpochOverlap) -> list[Row]:
+    """The steps between consecutive epochs: of all facts, then by the first stratum."""
+    if len(results.epochs) < 2:
+        return []
+    key = next(iter(facts_by_stratum(results.run.facts)))
+    steps = overlap.previous
+    strata = [] if key == ALL_TOGETHER else steps.grouped(key).rows
+    return [
+        row
+        for step in steps.steps
+        for row in (*steps.rows, *strata)
+        if (row["from"], row["to"]) == step.epochs
+    ]
 
 
 def cell_value(cell: Cell | None, name: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
-from kcircuits.core.manifest import Checkpoint, resolve_ref
+from kcircuits.core.manifest import Checkpoint, resolve_ref, resolve_refs
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.io.atomic import write_atomic
@@ -24,6 +24,7 @@ from kcircuits.io.store import CellRow, Store
 if TYPE_CHECKING:
     from kcircuits.analysis.overlap.corrected import Level
     from kcircuits.study.diff import Diff
+    from kcircuits.study.epoch_overlap import EpochOverlap
     from kcircuits.study.evaluation import Evaluation
 
 _ABSENT = type(None)
@@ -156,10 +157,15 @@ class Run:
         Raises:
             UsageError: No checkpoint of this run, or more than one, has that name.
         """
-        known = tuple(
-            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
-        )
-        return self.checkpoints[resolve_ref(ref, known)]
+        return self.checkpoints[resolve_ref(ref, self._named)]
+
+    def select(self, refs: str) -> tuple[str, ...]:
+        """Ids of the checkpoints that a list means, in training order: ``ep0,ep3..ep7,last``.
+
+        Raises:
+            UsageError: A part means no checkpoint of this run, or a range runs backwards.
+        """
+        return tuple(self.epochs[i] for i in resolve_refs(refs, self._named))
 
     def rows(self, epoch: str) -> dict[str, CellRow]:
         """What the store's index says of each fact's cell at an epoch; absent where not computed.
@@ -255,6 +261,34 @@ class Run:
             unverified=[end.id for end in ends if not end.is_verified],
         )
 
+    def overlap(
+        self,
+        *,
+        by: str | None = None,
+        level: "Level" = "edge",
+        epochs: Sequence[str] | None = None,
+        facts: Sequence[str] | None = None,
+        **options: Any,
+    ) -> "EpochOverlap":
+        """How alike circuits are between all pairs of epochs, beside noise ceiling and chance.
+
+        Args:
+            by: Stratum key (or ``relation``) to group facts by.
+            level: Compare edges or nodes.
+            epochs: References to epochs; default all that have results.
+            facts: Which facts; default all.
+            options: As in ``EpochOverlap.from_run``: ``measures``, ``n_prompt_draws``, ...
+
+        Raises:
+            IncomparableError: There are no results, or cells do not compare.
+            UsageError: There is no such epoch, fact, stratum or option.
+        """
+        from kcircuits.study.epoch_overlap import EpochOverlap  # imports this module
+
+        return EpochOverlap.from_run(
+            self, by=by, level=level, epochs=epochs, facts=facts, **options
+        )
+
     def evaluate(self, ref: str, **options: Any) -> "Evaluation":
         """Judges the circuits of an epoch anew on its checkpoint; needs the model.
 
@@ -286,6 +320,13 @@ class Run:
         file = self.path / "figures" / name if path is None else Path(path)
         write_atomic(file, report_page(self))
         return file
+
+    @property
+    def _named(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints as references are resolved against."""
+        return tuple(
+            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
+        )
 
     def _nothing_computed(self) -> IncomparableError:
         return IncomparableError(
