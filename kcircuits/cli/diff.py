@@ -106,8 +106,6 @@ def _print_head(diff: "Diff") -> None:
 
 def print_rows(diff: "Diff") -> None:
     """Prints overlap between ceiling and chance, turnover and verdict of every stratum."""
-    from kcircuits.analysis.overlap.verdict import IDENTICAL
-
     lines = [
         [
             printable(row["stratum"]),
@@ -119,7 +117,7 @@ def print_rows(diff: "Diff") -> None:
             number_text(row["ceiling"], ".2f"),
             number_text(row["chance"], ".3f"),
             number_text(row["turnover"], ".2f"),
-            _interval(row),
+            interval_text(row, "turnover"),
             number_text(row["turnover_detectable"], ".2f"),
         ]
         for row in diff.rows
@@ -137,10 +135,7 @@ def print_rows(diff: "Diff") -> None:
     )
     width = max(len(printable(row["stratum"])) for row in diff.rows)
     for row in diff.rows:
-        word = styled(_WORDS[row["verdict"]], _STYLES[row["verdict"]])
-        reason = printable(row["reason"])
-        told = reason if row["reason"] == IDENTICAL else f"{word}: {reason}"
-        print(f"  {printable(row['stratum']):<{width}}  {told}")
+        print(f"  {printable(row['stratum']):<{width}}  {verdict_text(row)}")
     if diff.jaccard_same_prompts is not None:
         pruned = ""
         if len(diff.fact_diffs) == 1:
@@ -214,7 +209,16 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _interval(row: dict[str, Any]) -> str:
-    if row["turnover_low"] is None:
-        return "-"
-    return f"[{row['turnover_low']:.2f}, {row['turnover_high']:.2f}]"
+def interval_text(row: dict[str, Any], name: str) -> str:
+    """A number's interval in a row; a dash where there is none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "-" if low is None else f"[{low:.2f}, {number_text(high, '.2f')}]"
+
+
+def verdict_text(row: dict[str, Any]) -> str:
+    """A row's verdict in words, with its reason."""
+    from kcircuits.analysis.overlap.verdict import IDENTICAL
+
+    reason = printable(row["reason"])
+    word = styled(_WORDS[row["verdict"]], _STYLES[row["verdict"]])
+    return reason if row["reason"] == IDENTICAL else f"{word}: {reason}"

@@ -76,11 +76,20 @@ def number_text(value: float | None, form: str) -> str:
     return text if form.startswith("+") or float(text) else text.removeprefix("-")
 
 
-def progress(items: Sequence[ItemT], label: str, *, quiet: bool) -> Iterable[ItemT]:
-    """The items, with a bar on stderr that shows rate and time left."""
+def progress(
+    items: Iterable[ItemT], label: str, *, quiet: bool, total: int | None = None
+) -> Iterable[ItemT]:
+    """The items, with a bar on stderr that shows rate and time left.
+
+    Args:
+        items: What is worked on.
+        label: What the bar is called.
+        quiet: No bar.
+        total: How many items there are, where they cannot say.
+    """
     from tqdm import tqdm
 
-    return tqdm(items, desc=label, file=sys.stderr, disable=quiet)
+    return tqdm(items, desc=label, file=sys.stderr, disable=quiet, total=total)
 
 
 def warn(message: str) -> None:

@@ -24,6 +24,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("export", "write results in the formats of other tools"),
     "facts": Verb("facts", "check a facts file"),
     "manifest": Verb("manifest", "write, check or show the list of checkpoints"),
+    "overlap": Verb("overlap", "how alike circuits are between all epochs"),
     "report": Verb("report", "write the report of a run, one HTML page"),
     "lab": Verb("lab", "make a benchmark and train on it"),
     "ls": Verb("status", "list runs, epochs or facts"),

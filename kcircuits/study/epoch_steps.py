@@ -142,6 +142,10 @@ class EpochSteps:
 
         return steps_figure(self.rows, against=self.against)
 
+    def to_json(self) -> dict[str, Any]:
+        """What the steps add to the document of an overlap."""
+        return {"against": self.against, "steps": self.rows, "fact_steps": self.fact_rows}
+
     def __repr__(self) -> str:
         words = [
             f"{row['from']} -> {row['to']} {row['stratum']}: {_told(row)}" for row in self.rows
