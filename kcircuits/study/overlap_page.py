@@ -108,7 +108,7 @@ def _fact_table(steps: EpochSteps) -> Block:
         {"label": "fact", "kind": "text"},
         {"label": "step", "kind": "text"},
         {"label": "stratum", "kind": "text"},
-        {"label": "turnover τ", "kind": "number"},
+        {"label": "turnover τ", "kind": "number", "digits": 2},
         {"label": "q", "kind": "number", "digits": 4},
         {"label": "verdict", "kind": "verdict"},
     ]

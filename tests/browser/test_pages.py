@@ -51,7 +51,7 @@ def choose_epoch(page, epoch):
 
 def test_heat_map_shows_the_ceilings_on_its_diagonal(open_page, run, report):
     page = open_page(report)
-    expected = epoch_overlap(read_results(run)).jaccard
+    expected = epoch_overlap(read_results(run)).matrix("jaccard")
     shown = np.array(page.evaluate(TRACES, "overlap-plot")[0]["z"], dtype=float)
     np.testing.assert_allclose(shown, expected)
     text = page.locator("#overlap-plot .heatmap-label text").all_text_contents()

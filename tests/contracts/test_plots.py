@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from kcircuits.analysis.overlap.all_pairs import EpochOverlap
 from kcircuits.core.score_meaning import GATES, ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.plots.circuit import (
@@ -22,7 +21,12 @@ from kcircuits.plots.circuit import (
 from kcircuits.plots.diff import diff_figure, diff_table, edge_figure, edge_table
 from kcircuits.plots.faithfulness import curve_figure, faithfulness_figure
 from kcircuits.plots.knowledge import knowledge_figure, knowledge_table, loss_table
-from kcircuits.plots.overlap import overlap_figure, overlap_table
+from kcircuits.plots.overlap import (
+    overlap_figure,
+    overlap_table,
+    steps_figure,
+    turnover_figure,
+)
 from kcircuits.plots.page import beside_block, circuit_block, figure_block, render_page
 from kcircuits.plots.theme import GAINED, HELPS, HURTS, LOST, OWN, SHARED, as_text
 
@@ -82,16 +86,34 @@ def diff_document() -> dict:
     }
 
 
+def pair_rows() -> list[dict]:
+    """Rows of an overlap of two epochs, of which no fact is known at the second alone."""
+    empty = dict.fromkeys(("jaccard_low", "jaccard_high", "turnover_low", "turnover_high"))
+    row = {**empty, "chance": 0.01, "facts": 7, "stratum": "all"}
+    return [
+        {**row, "from": "ep0", "to": "ep0", "jaccard": 0.5, "ceiling": 0.5, "turnover": 0.0},
+        {**row, "from": "ep0", "to": HOSTILE, "jaccard": 0.2, "jaccard_low": 0.1,
+         "jaccard_high": 0.3, "ceiling": 0.45, "turnover": 0.6, "turnover_low": -0.1,
+         "turnover_high": 0.8},
+        {**row, "from": HOSTILE, "to": HOSTILE, "facts": 0, "jaccard": None, "ceiling": None,
+         "turnover": None},
+    ]  # fmt: skip
+
+
+def step_rows() -> list[dict]:
+    """Rows of steps: one stratum that changed and then could not be told, one without numbers."""
+    row = {"jaccard": 0.2, "ceiling": 0.4, "chance": 0.01, "facts": 12}
+    return [
+        {**row, "from": "ep0", "to": "ep2", "stratum": "all", "turnover": 0.3, "turnover_low": 0.1,
+         "turnover_high": 0.4, "verdict": "changed"},
+        {**row, "from": "ep1", "to": "ep2", "stratum": "all", "turnover": 0.1,
+         "turnover_low": None, "turnover_high": None, "verdict": "undetermined"},
+        {**row, "from": "ep0", "to": "ep2", "stratum": HOSTILE, "turnover": None,
+         "turnover_low": None, "turnover_high": None, "verdict": "undetermined"},
+    ]  # fmt: skip
+
+
 def all_figures():
-    overlap = overlap_table(
-        ["ep0", "ep1"],
-        EpochOverlap(
-            jaccard=np.array([[0.5, 0.2], [0.2, math.nan]]),
-            turnover=np.array([[0, 0.6], [0.6, math.nan]]),
-            chance=np.full((2, 2), 0.01),
-            n_facts=np.array([[7, 7], [7, 0]]),
-        ),
-    )
     probes = [
         {"epoch": e, "fact": f, "known": e > 0 and f == "a", "prob": 0.25 * e}
         for e in (0, 1)
@@ -100,7 +122,9 @@ def all_figures():
     document = diff_document()
     return {
         "circuit": circuit_figure(make_table(SCORES), TOPOLOGY, kinds_of(LOGITS)),
-        "overlap": overlap_figure(overlap),
+        "overlap": overlap_figure(overlap_table(pair_rows())),
+        "turnover": turnover_figure(overlap_table(pair_rows())),
+        "steps": steps_figure(step_rows(), against="last"),
         "knowledge": knowledge_figure(
             knowledge_table(probes, {"a": "new", "b": HOSTILE}),
             loss_table([{"epoch": 1, "loss": 2.0}]),
@@ -203,9 +227,32 @@ def test_overlap_shows_ceilings_on_the_diagonal():
     heat = all_figures()["overlap"].data[0]
     assert [list(row) for row in heat.z] == [[0.5, 0.2], [0.2, None]]
     assert heat.customdata[0][0].startswith("ep0: noise ceiling 0.500")
-    assert "τ 0.60" in heat.customdata[0][1]
-    assert "7 facts" in heat.customdata[0][1]
+    for line, column in ((0, 1), (1, 0)):  # the other half of the matrix says the same
+        text = heat.customdata[line][column]
+        assert "Jaccard 0.200 (0.100 to 0.300), ceiling 0.450" in text
+        assert "τ 0.60 (−0.10 to 0.80)" in text
+        assert "7 facts" in text
     assert "0.010" in heat.colorbar.title.text
+    frames = [(shape.x0, shape.y0) for shape in all_figures()["overlap"].layout.shapes]
+    assert frames == [(-0.5, -0.5), (0.5, 0.5)]
+
+
+def test_turnover_has_a_heat_map_of_its_own():
+    heat = all_figures()["turnover"].data[0]
+    assert [list(row) for row in heat.z] == [[0.0, 0.6], [0.6, None]]
+    assert (heat.zmin, heat.zmax) == (0.0, 0.6)
+
+
+def test_steps_show_turnover_with_interval_and_fill_what_changed():
+    lines = all_figures()["steps"].data
+    assert [list(line.x) for line in lines] == [["ep0", "ep1"], ["ep0"]]  # against the last
+    assert list(lines[0].y) == [0.3, 0.1]
+    assert lines[0].error_y.array[0] == pytest.approx(0.1)
+    assert lines[0].error_y.arrayminus[0] == pytest.approx(0.2)
+    assert lines[0].error_y.array[1] is None
+    assert list(lines[0].marker.symbol) == ["circle", "circle-open"]
+    assert "changed" in lines[0].customdata[0]
+    assert lines[0].line.dash != lines[1].line.dash
 
 
 def test_knowledge_counts_facts_by_more_than_half_of_their_probes():
@@ -287,7 +334,18 @@ def test_curve_draws_known_facts_and_all_of_them_together():
 
 
 @pytest.mark.parametrize(
-    "name", ["circuit", "overlap", "knowledge", "diff", "edges", "faithfulness", "curve"]
+    "name",
+    [
+        "circuit",
+        "overlap",
+        "turnover",
+        "steps",
+        "knowledge",
+        "diff",
+        "edges",
+        "faithfulness",
+        "curve",
+    ],
 )
 def test_figures_have_axis_titles_and_no_foreign_markup(name):
     figure = all_figures()[name]
@@ -303,6 +361,8 @@ def test_figures_have_axis_titles_and_no_foreign_markup(name):
     "figure",
     [
         overlap_figure([]),
+        turnover_figure([]),
+        steps_figure([], against="first"),
         knowledge_figure([], []),
         diff_figure([]),
         edge_figure([], start="", stop="", meaning=LOGITS),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kcircuits.analysis.overlap.all_pairs import overlap_matrix
 from kcircuits.analysis.overlap.corrected import (
     chance_jaccard,
     circuit_overlap,
@@ -205,25 +204,6 @@ def test_matched_chance_equals_a_sum_over_blocks():
     )
     assert overlap.chance[0, 0] == pytest.approx(expected / 20)
     assert int(items.block_sizes.sum()) == TOPOLOGY.n_edges
-
-
-def test_overlap_matrix_equals_pairwise_comparisons():
-    rng = np.random.default_rng(2)
-    _, items = candidates_and_items(rng)
-    signal = rng.lognormal(0, 1.5, 60)
-    scores = (signal * (1 + 0.3 * rng.standard_normal((3, 4, 60)))).astype(np.float32)
-    known = np.array([[True, True, True]])
-    matrix = overlap_matrix([scores], 9, [items["edge"]], known)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        pair = compare_fact(scores[[i, j]], 9, items)
-        assert matrix.turnover[i, j] == pytest.approx(pair.turnover, abs=1e-6)
-        assert matrix.jaccard[i, j] == pytest.approx(summarise([pair]).jaccard, abs=1e-6)
-        own = pair.chance + pair.k_ss[0] * (1 - pair.chance)
-        assert matrix.jaccard[i, i] == pytest.approx(own / (2 - own), abs=1e-6)
-    unknown = overlap_matrix([scores], 9, [items["edge"]], np.array([[True, False, True]]))
-    assert np.isnan(unknown.jaccard[0, 1])
-    assert np.isnan(unknown.jaccard[1, 1])
-    assert unknown.jaccard[0, 2] == matrix.jaccard[0, 2]
 
 
 def test_top_mask_takes_the_largest_and_breaks_ties_by_position():
