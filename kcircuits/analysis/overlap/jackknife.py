@@ -8,7 +8,7 @@ Source: Efron and Stein 1981; the ratio and the clusters are our choice.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 MIN_ENTITIES = 10
 CONFIDENCE = 0.95
@@ -46,14 +46,46 @@ def jackknife_ratio(
     tops, bottoms = numerator.sum(), denominator.sum()
     estimate = float(1 - tops / bottoms) if bottoms > 0 else np.nan
     if n_entities < MIN_ENTITIES or not bottoms > 0:
-        nan = np.nan
-        return Interval(
-            estimate=estimate, low=nan, high=nan, standard_error=nan, quantile=nan,
-            n_entities=n_entities,
-        )  # fmt: skip
+        return _no_interval(estimate, n_entities)
     rest_top = tops - np.bincount(group, numerator)
     rest_bottom = bottoms - np.bincount(group, denominator)
-    left_out = 1 - rest_top / rest_bottom
+    if not (rest_bottom > 0).all():
+        return _no_interval(estimate, n_entities)
+    return _interval(estimate, 1 - rest_top / rest_bottom)
+
+
+def jackknife_difference(
+    numerator: Float[np.ndarray, " fact"],
+    denominator: Float[np.ndarray, " fact"],
+    entities: Shaped[np.ndarray, " fact"],
+    *,
+    is_first: Bool[np.ndarray, " fact"],
+) -> Interval:
+    """As ``jackknife_ratio``, for the ratio of one group of facts minus that of the others.
+
+    An entity with facts in both groups is left out of both at once.
+    """
+    _, group = np.unique(entities, return_inverse=True)
+    n_entities = int(group.max(initial=-1)) + 1
+    estimate, left_out, is_there = 0.0, np.zeros(n_entities), n_entities > 0
+    for sign, chosen in ((1, is_first), (-1, ~is_first)):
+        sums = [
+            np.bincount(group, values * chosen, minlength=n_entities)
+            for values in (numerator, denominator)
+        ]
+        rest_top, rest_bottom = (values.sum() - values for values in sums)
+        if not (sums[1].sum() > 0 and (rest_bottom > 0).all()):
+            is_there = False
+            break
+        estimate += sign * (1 - float(sums[0].sum() / sums[1].sum()))
+        left_out += sign * (1 - rest_top / rest_bottom)
+    if not is_there or n_entities < MIN_ENTITIES:
+        return _no_interval(estimate if is_there else np.nan, n_entities)
+    return _interval(estimate, left_out)
+
+
+def _interval(estimate: float, left_out: Float[np.ndarray, " entity"]) -> Interval:
+    n_entities = len(left_out)
     variance = (n_entities - 1) / n_entities * ((left_out - left_out.mean()) ** 2).sum()
     error = float(np.sqrt(variance))
     quantile = student_quantile((1 + CONFIDENCE) / 2, n_entities - 1)
@@ -65,6 +97,14 @@ def jackknife_ratio(
         quantile=quantile,
         n_entities=n_entities,
     )
+
+
+def _no_interval(estimate: float, n_entities: int) -> Interval:
+    nan = np.nan
+    return Interval(
+        estimate=estimate, low=nan, high=nan, standard_error=nan, quantile=nan,
+        n_entities=n_entities,
+    )  # fmt: skip
 
 
 def student_quantile(probability: float, degrees: int) -> float:
