@@ -36,7 +36,8 @@ def simulate_runs(
         facts_per_entity: Facts of each.
         n_epochs: Epochs.
         link: Log odds of forgetting that one standard deviation of a fact's own turnover adds.
-        drift: Of turnover and of forgetting over epochs.
+        drift: Of turnover and of forgetting over epochs, half of it each cell's own, and between
+            cells.
         frailty: Spread of the entities' own turnover and forgetting, half of it shared by runs.
         confounding: Of turnover and of forgetting by the margin.
         unknown_noise: Spread of the turnover of facts not known, relative to that of known ones.
@@ -52,13 +53,16 @@ def simulate_runs(
         restless, forgetful = own[:, entity]
         cell = (entity % N_CELLS - 1.5) / 1.5
         margin = rng.standard_normal((n_facts, n_epochs))
-        waves = drift * np.cumsum(rng.standard_normal(n_epochs)) / 2
+        waves = drift * np.cumsum(rng.standard_normal((N_CELLS + 1, n_epochs)), axis=1) / 2
+        wave = np.sqrt(0.5) * (waves[:1] + waves[1:])[entity % N_CELLS]
         noise = rng.standard_normal((n_facts, n_epochs - 1))
         is_known = np.zeros((n_facts, n_epochs), dtype=bool)
         turnover = np.zeros((n_facts, n_epochs - 1))
         for t in range(1, n_epochs):
             before, before_that = is_known[:, t - 1], is_known[:, max(t - 2, 0)]
-            odds = forgetting + waves[t] + drift * cell + forgetful - confounding * margin[:, t - 1]
+            odds = (
+                forgetting + wave[:, t] + drift * cell + forgetful - confounding * margin[:, t - 1]
+            )
             if t > 1:  # the step that led to the epoch before
                 odds = odds + link * noise[:, t - 2] * (before & before_that)
             is_lost = rng.random(n_facts) < 1 / (1 + np.exp(-odds))
@@ -66,7 +70,7 @@ def simulate_runs(
             is_known[:, t] = np.where(before, ~is_lost, is_learned)
         for t in range(n_epochs - 1):
             both = is_known[:, t] & is_known[:, t + 1]
-            level = (waves[t + 2] if t + 2 < n_epochs else 0) + drift * cell + restless
+            level = wave[:, min(t + 2, n_epochs - 1)] + drift * cell + restless
             level = level - confounding * margin[:, t + 1]
             turnover[:, t] = np.where(both, level + noise[:, t], unknown_noise * noise[:, t] + 2)
         ceiling = np.clip(0.6 + 0.05 * rng.standard_normal(turnover.shape), 0.3, 1)

@@ -52,15 +52,17 @@ class Distinction:
             )
         if not len(test.items):
             return f"no {self.level} is there in enough entities, and absent in enough"
-        if test.smallest_p > ALPHA:
+        needed = len(test.items) / ALPHA
+        if 1 / test.smallest_p < needed - 1 and not (test.q <= ALPHA).any():
             return (
-                f"{test.n_distinct:,.0f} ways to exchange labels are too few for any p <= {ALPHA}"
+                f"{1 / test.smallest_p:,.0f} ways to exchange labels; {needed:,.0f} are needed to "
+                f"tell one of {len(test.items)} {self.level}s from chance"
             )
         return None
 
     def row(self) -> Row:
         """As a row of ``distinctions``: how many facts and items, and what was found."""
-        test, is_told = self.test, self.obstacle is None
+        test = self.test
         return {
             **head(self.sources),
             "level": self.level,
@@ -71,8 +73,7 @@ class Distinction:
             "acquired_at_transient": number(self.acquired_at[1]),
             "present": len(self.columns),
             "tested": len(test.items),
-            "found": int((test.q <= ALPHA).sum()) if is_told else None,
-            "smallest_q": number(test.smallest_p * len(test.items)) if is_told else None,
+            "found": int((test.q <= ALPHA).sum()) if self.obstacle is None else None,
             "distinct": number(test.n_distinct),
             "reason": self.obstacle,
         }

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from kcircuits.analysis.dynamics.events import NEVER, consolidation, fact_events
-from kcircuits.analysis.overlap.swap_test import benjamini_hochberg
+from kcircuits.analysis.overlap.swap_test import ALPHA, benjamini_hochberg
 
 MIN_PRESENT = 5
 _CHUNK = 500  # permutations at once
@@ -128,7 +128,8 @@ def distinguish(
         entities: The entity of each row.
         cells: Stratum and exposure of each row; an entity with rows in several forms a cell with
             those like it.
-        n_permutations: Exchanges drawn.
+        n_permutations: Exchanges drawn, at least; more where many items are tested, so that one
+            alone can be found.
         seed: Of the draws.
         min_present: Entities that must have an item, and that must lack it.
     """
@@ -140,11 +141,12 @@ def distinguish(
     observed = np.abs(centred @ x)
     n_reaching = np.zeros(len(items), dtype=np.int64)
     rng = np.random.default_rng(seed)
-    for start in range(0, n_permutations, _CHUNK):
-        order = _exchanged(cell, min(_CHUNK, n_permutations - start), rng)
+    n_draws = max(n_permutations, round(len(items) / ALPHA))
+    for start in range(0, n_draws, _CHUNK):
+        order = _exchanged(cell, min(_CHUNK, n_draws - start), rng)
         drawn = np.abs(centred[order] @ x)
         n_reaching += (drawn >= observed - _ROUNDING * max(len(y), 1)).sum(0)
-    p = (1 + n_reaching) / (1 + n_permutations)
+    p = (1 + n_reaching) / (1 + n_draws)
     total, n_distinct = float(centred @ centred), _n_distinct(y, cell)
     share = [_share(presence[:, items], kind) for kind in (is_consolidated, ~is_consolidated)]
     return EdgeTest(
@@ -160,7 +162,7 @@ def distinguish(
         n_entities_consolidated=int((y > 0).sum()),
         n_entities_transient=int((y < 1).sum()),
         n_distinct=n_distinct,
-        smallest_p=max(1 / n_distinct, 1 / (1 + n_permutations)),
+        smallest_p=max(1 / n_distinct, 1 / (1 + n_draws)),
     )
 
 

@@ -2,22 +2,23 @@
 
 A fact is *at risk* in the step from t-1 to t if it is known at both; it is *forgotten* if it is not
 known at t+1. Its turnover T = c - k_st of the step t-1 -> t comes before the forgetting t -> t+1.
-Facts at risk in one step of one run are compared with each other.
+Facts at risk in the same step of the same run are compared with each other, those of one cell
+(stratum and exposure) only: what drifts over epochs drifts in each stratum in its own way.
 
-- T enters as its midrank among those at risk in the step, divided by their number, so the mean
+- T enters as its midrank among the facts it is compared with, divided by their number, so the mean
   difference between forgotten and retained facts is AUROC - .5: the chance that a fact about to be
-  forgotten turns over more than one that is not, ties half (steps weigh n1 n0 / n, the van Elteren
-  weights).
-- *Adjusted*: the same difference with stratum and exposure, and the margins (midranks in the
-  step), held constant by least squares: b = <e, R> / <e, e>, e being what is left of "forgotten"
-  after regression on steps, cells and margins. A fact known by a hair is forgotten more easily and
-  may have a noisier circuit; that alone is no link.
+  forgotten turns over more than one that is not, ties half (each set of n1 forgotten and n0
+  retained facts weighs n1 n0 / (n1 + n0), as van Elteren has it).
+- *Adjusted* for the margins, midranks in the step: b = <e, R> / <e, e>, e being what is left of
+  "forgotten" after regression on the sets of facts compared and on the margins. A fact known by a
+  hair is forgotten more easily and may have a noisier circuit; that alone is no link.
 - *Test*: knowledge trajectories (known, margins, forgotten) are exchanged between entities as in
   ``exchange``. The statistic is z = sum of s_i / sqrt(sum of s_i^2), s_i the sum over the
   fact-steps of entity i of e times the residual of R: studentised by entity, so that the null,
-  which also takes T from steps at which a fact was not known, need not have their spread.
-  Two-sided; p counts the observed pairing.
-- *Interval*: delete-one-entity jackknife, e fixed.
+  which also takes T from steps at which a fact was not known, need not have their spread. (Within
+  a cell and step an exchange gives every fact the same expected rank, so the null is centred at 0
+  however those steps differ.) Two-sided; p counts the observed pairing.
+- *Interval*: delete-one-entity jackknife, e worked out anew each time.
 
 Source: our own choice; ranks within strata: van Elteren 1960; studentised permutation: DiCiccio and
 Romano 2017; p: Phipson and Smyth 2010.
@@ -31,8 +32,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kcircuits.analysis.link.exchange import exchange_of
+from kcircuits.analysis.link.risk_rows import RiskRows, TurnoverRanks, dummies, rows_at_risk
 from kcircuits.analysis.link.trajectories import Trajectories
-from kcircuits.analysis.overlap.jackknife import Interval, jackknife_difference, jackknife_ratio
+from kcircuits.analysis.overlap.jackknife import (
+    Interval,
+    jackknife_difference,
+    jackknife_interval,
+)
 
 N_PERMUTATIONS = 10_000
 _CHUNK = 500  # permutations at once
@@ -49,8 +55,8 @@ class ForgettingTest:
         n_entities: Entities with a fact at risk.
         n_forgotten_entities: Entities with a fact that was forgotten.
         k_own: Mean of k_own over the fact-steps at risk, the smaller of both ends' means.
-        auroc: Of T, forgotten against retained, adjusted; .5 is no link. NaN bounds with fewer
-            than 10 entities.
+        auroc: Of T, forgotten against retained, within steps and cells, adjusted for the margins;
+            .5 is no link. NaN bounds with fewer than 10 entities.
         auroc_raw: Within steps alone, not adjusted.
         tau_forgotten: Tau = 1 - sum k_st / sum c of the fact-steps before forgetting.
         tau_retained: Of the others.
@@ -91,21 +97,21 @@ def forgetting_test(
         n_permutations: Exchanges drawn.
         seed: Of the draws.
     """
-    rows = _rows_of(runs)
-    ranks = _turnover_ranks(runs, [np.arange(len(run.cells))[None] for run in runs])[0]
-    adjusted = _Contrast.of(rows.is_forgotten, np.hstack([rows.steps, rows.cells, rows.margins]))
-    raw = _Contrast.of(rows.is_forgotten, rows.steps)
+    rows = rows_at_risk(runs)
+    in_steps, in_cells = (TurnoverRanks.of(runs, in_cells=which) for which in (False, True))
+    ranks = in_cells.observed()
+    adjusted = _Contrast.of(rows.is_forgotten, dummies(rows.cell_step), rows.margins)
     exchange = exchange_of(runs)
     rng = np.random.default_rng(seed)
     chunks = [min(_CHUNK, n_permutations - i) for i in range(0, n_permutations, _CHUNK)]
-    drawn = (_turnover_ranks(runs, exchange.draw(n, rng)) for n in chunks)
+    drawn = (in_cells.paired(exchange.draw(n, rng)) for n in chunks)
     null = np.concatenate([adjusted.z(ranked, rows.entity_idx) for ranked in drawn])
     z = float(adjusted.z(ranks[None], rows.entity_idx)[0])
     n_reaching = int((np.abs(null) >= abs(z) - _ROUNDING).sum())
     return ForgettingTest(
         **_effects(rows),
-        auroc=adjusted.auroc(ranks, rows.entity_idx),
-        auroc_raw=raw.auroc(ranks, rows.entity_idx),
+        auroc=_auroc(rows, ranks, rows.cell_step, rows.margins),
+        auroc_raw=_auroc(rows, in_steps.observed(), rows.step, rows.margins[:, :0]),
         z=z,
         null=null,
         p=(1 + n_reaching) / (1 + n_permutations) if adjusted.is_there else np.nan,
@@ -114,133 +120,80 @@ def forgetting_test(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """The fact-steps at risk of all runs: by run, by step, by fact."""
-
-    is_forgotten: Float[np.ndarray, " row"]
-    entity_idx: Int[np.ndarray, " row"]
-    steps: Float[np.ndarray, "row step"]
-    cells: Float[np.ndarray, "row cell"]
-    margins: Float[np.ndarray, "row measure"]
-    k_st: Float[np.ndarray, " row"]
-    ceiling: Float[np.ndarray, " row"]
-    k_own: Float[np.ndarray, "row 2"]
-
-
-def _rows_of(runs: Sequence[Trajectories]) -> _Rows:
-    parts: dict[str, list[np.ndarray]] = {}
-    steps: list[np.ndarray] = []
-    for place, run in enumerate(runs):
-        step, fact = np.nonzero(run.is_at_risk.T)
-        found = {
-            "is_forgotten": run.is_forgotten[fact, step].astype(float),
-            "entities": np.array(run.entities, dtype=object)[fact],
-            "cells": np.array(run.cells, dtype=object)[fact],
-            "k_st": run.k_st[fact, step],
-            "ceiling": run.ceiling[fact, step],
-            "k_own": np.stack([run.k_own[fact, step], run.k_own[fact, step + 1]], axis=1),
-            "margins": _within_steps(run.margin[fact, step + 1], step),
-        }
-        for name, values in found.items():
-            parts.setdefault(name, []).append(values)
-        steps.append(place * 10**6 + step)
-    joined = {name: np.concatenate(values) for name, values in parts.items()}
-    _, entity_idx = np.unique(joined.pop("entities"), return_inverse=True)
-    return _Rows(
-        **joined | {"cells": _dummies(joined["cells"]), "entity_idx": entity_idx},
-        steps=_dummies(np.concatenate(steps)),
-    )
-
-
-def _within_steps(
-    values: Float[np.ndarray, "row measure"], step: Int[np.ndarray, " row"]
-) -> Float[np.ndarray, "row measure"]:
-    """Midranks of each measure among the rows of a step, divided by their number."""
-    ranks = np.zeros(values.shape)
-    for one in np.unique(step):
-        rows = step == one
-        ranks[rows] = _share_below(values[rows].T).mean(-1).T
-    return ranks
-
-
-def _share_below(values: Float[np.ndarray, "... item"]) -> Float[np.ndarray, "... item item"]:
-    """1 where the second is below the first, half where they are equal."""
-    first, second = values[..., :, None], values[..., None, :]
-    return (first > second) + 0.5 * (first == second)
-
-
-def _turnover_ranks(
-    runs: Sequence[Trajectories], taken: Sequence[Int[np.ndarray, "draw fact"]]
-) -> Float[np.ndarray, "draw row"]:
-    """Midrank of the turnover that each fact-step at risk is paired with, in each draw.
-
-    Counting who is below whom among *all* facts once, and then who of them is there, ranks all
-    draws by one product.
-    """
-    columns: list[np.ndarray] = []
-    for run, whose in zip(runs, taken, strict=True):
-        for step, at_risk in enumerate(run.is_at_risk.T):
-            facts = whose[:, at_risk]
-            if not facts.shape[1]:
-                continue
-            is_there = np.zeros(whose.shape, dtype=np.float32)
-            np.put_along_axis(is_there, facts, 1, axis=1)
-            below = is_there @ _share_below(run.turnover[:, step]).T.astype(np.float32)
-            columns.append(np.take_along_axis(below, facts, 1) / facts.shape[1])
-    n_draws = len(taken[0])
-    return np.hstack(columns).astype(float) if columns else np.zeros((n_draws, 0))
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Contrast:
-    """Forgotten against retained, with something held constant.
+    """Forgotten against retained facts of the same group, with margins held constant.
 
     Attributes:
-        base: Orthonormal columns that span what is held constant.
+        members: 1 where a row is of a group: those that are compared with each other.
+        base: Orthonormal columns that span the margins within groups.
         e: What is left of "forgotten".
     """
 
-    base: Float[np.ndarray, "row column"]
+    members: Float[np.ndarray, "row group"]
+    base: Float[np.ndarray, "row measure"]
     e: Float[np.ndarray, " row"]
 
     @classmethod
     def of(
-        cls, is_forgotten: Float[np.ndarray, " row"], held: Float[np.ndarray, "row column"]
+        cls,
+        is_forgotten: Float[np.ndarray, " row"],
+        members: Float[np.ndarray, "row group"],
+        margins: Float[np.ndarray, "row measure"],
     ) -> "_Contrast":
-        """The contrast; dependent columns count once."""
-        left, size, _ = np.linalg.svd(held, full_matrices=False)
-        base = left[:, size > _ROUNDING * max(size.max(initial=0), 1)]
-        e = is_forgotten - base @ (base.T @ is_forgotten)
-        return cls(base=base, e=np.where(np.abs(e) > _ROUNDING, e, 0))
+        """The contrast; margins that say the same count once, rows of no group not at all."""
+        left, size, _ = np.linalg.svd(_centred(margins.T, members).T, full_matrices=False)
+        base = left[:, size > _ROUNDING]
+        e = _centred(is_forgotten[None], members)[0]
+        e = e - base @ (base.T @ e)
+        return cls(members=members, base=base, e=np.where(np.abs(e) > _ROUNDING, e, 0))
 
     @property
     def is_there(self) -> bool:
-        """Something is left: forgotten and retained facts meet in some step."""
+        """Something is left: forgotten and retained facts meet in some group."""
         return bool(self.e @ self.e > _ROUNDING)
+
+    def auroc(self, ranks: Float[np.ndarray, " row"]) -> float:
+        """.5 + b; NaN where nothing is left."""
+        return 0.5 + float(self.e @ ranks / (self.e @ self.e)) if self.is_there else np.nan
 
     def z(
         self, ranks: Float[np.ndarray, "draw row"], entity_idx: Int[np.ndarray, " row"]
     ) -> Float[np.ndarray, " draw"]:
         """The studentised statistic; 0 where all turnovers are equal."""
-        scores = self.scores(ranks)
-        by_entity = scores @ _dummies(entity_idx)
+        rest = _centred(ranks, self.members)
+        rest -= (rest @ self.base) @ self.base.T
+        by_entity = (rest * self.e) @ dummies(entity_idx)
         spread = np.sqrt((by_entity**2).sum(1))
         is_flat = spread <= _ROUNDING
         return np.where(is_flat, 0, by_entity.sum(1) / np.where(is_flat, 1, spread))
 
-    def scores(self, ranks: Float[np.ndarray, "draw row"]) -> Float[np.ndarray, "draw row"]:
-        """What each fact-step adds to <e, R>."""
-        return (ranks - (ranks @ self.base) @ self.base.T) * self.e
 
-    def auroc(
-        self, ranks: Float[np.ndarray, " row"], entity_idx: Int[np.ndarray, " row"]
-    ) -> Interval:
-        """.5 + b with its interval."""
-        scores, weights = self.scores(ranks[None])[0], self.e**2
-        return jackknife_ratio(0.5 * weights - scores, weights, entity_idx)
+def _auroc(
+    rows: RiskRows,
+    ranks: Float[np.ndarray, " row"],
+    group: Int[np.ndarray, " row"],
+    margins: Float[np.ndarray, "row measure"],
+) -> Interval:
+    """.5 + b with its jackknife interval: all is worked out anew without each entity but ranks."""
+    members = dummies(group)
+    estimates = [
+        _Contrast.of(rows.is_forgotten, members * kept[:, None], margins).auroc(ranks)
+        for kept in (
+            rows.entity_idx != entity for entity in range(-1, rows.entity_idx.max(initial=-1) + 1)
+        )
+    ]
+    return jackknife_interval(estimates[0], np.array(estimates[1:]))
 
 
-def _effects(rows: _Rows) -> dict[str, Any]:
+def _centred(
+    values: Float[np.ndarray, "draw row"], members: Float[np.ndarray, "row group"]
+) -> Float[np.ndarray, "draw row"]:
+    """Values minus the mean of their group; 0 for rows of no group."""
+    means = (values @ members) / np.maximum(members.sum(0), 1)
+    return values * members.sum(1) - means @ members.T
+
+
+def _effects(rows: RiskRows) -> dict[str, Any]:
     """Counts, and the effect sizes that are not adjusted."""
     lost = rows.is_forgotten > 0
     groups = (lost, ~lost)
@@ -265,9 +218,3 @@ def _effects(rows: _Rows) -> dict[str, Any]:
 def _tau(k_st: Float[np.ndarray, " row"], ceiling: Float[np.ndarray, " row"]) -> float:
     total = float(ceiling.sum())
     return 1 - float(k_st.sum()) / total if total > 0 else np.nan
-
-
-def _dummies(labels: np.ndarray) -> Float[np.ndarray, "row label"]:
-    """One column for each different label."""
-    _, place = np.unique(labels, return_inverse=True)
-    return (place[:, None] == np.arange(place.max(initial=-1) + 1)).astype(float)

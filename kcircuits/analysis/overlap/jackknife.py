@@ -42,16 +42,13 @@ def jackknife_ratio(
         The interval; NaN bounds with fewer than 10 entities.
     """
     _, group = np.unique(entities, return_inverse=True)
-    n_entities = int(group.max(initial=-1)) + 1
     tops, bottoms = numerator.sum(), denominator.sum()
     estimate = float(1 - tops / bottoms) if bottoms > 0 else np.nan
-    if n_entities < MIN_ENTITIES or not bottoms > 0:
-        return _no_interval(estimate, n_entities)
-    rest_top = tops - np.bincount(group, numerator)
-    rest_bottom = bottoms - np.bincount(group, denominator)
-    if not (rest_bottom > 0).all():
-        return _no_interval(estimate, n_entities)
-    return _interval(estimate, 1 - rest_top / rest_bottom)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = 1 - (tops - np.bincount(group, numerator)) / (
+            bottoms - np.bincount(group, denominator)
+        )
+    return jackknife_interval(estimate, left_out)
 
 
 def jackknife_difference(
@@ -67,25 +64,31 @@ def jackknife_difference(
     """
     _, group = np.unique(entities, return_inverse=True)
     n_entities = int(group.max(initial=-1)) + 1
-    estimate, left_out, is_there = 0.0, np.zeros(n_entities), n_entities > 0
+    estimate, left_out = 0.0, np.zeros(n_entities)
     for sign, chosen in ((1, is_first), (-1, ~is_first)):
-        sums = [
+        top, bottom = (
             np.bincount(group, values * chosen, minlength=n_entities)
             for values in (numerator, denominator)
-        ]
-        rest_top, rest_bottom = (values.sum() - values for values in sums)
-        if not (sums[1].sum() > 0 and (rest_bottom > 0).all()):
-            is_there = False
-            break
-        estimate += sign * (1 - float(sums[0].sum() / sums[1].sum()))
-        left_out += sign * (1 - rest_top / rest_bottom)
-    if not is_there or n_entities < MIN_ENTITIES:
-        return _no_interval(estimate if is_there else np.nan, n_entities)
-    return _interval(estimate, left_out)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate += sign * float(1 - np.divide(top.sum(), bottom.sum()))
+            left_out += sign * (1 - (top.sum() - top) / (bottom.sum() - bottom))
+    return jackknife_interval(estimate, left_out)
 
 
-def _interval(estimate: float, left_out: Float[np.ndarray, " entity"]) -> Interval:
+def jackknife_interval(estimate: float, left_out: Float[np.ndarray, " entity"]) -> Interval:
+    """95% interval from the estimates without each entity, Student's t with G - 1 degrees.
+
+    Returns:
+        The interval; NaN bounds with fewer than 10 entities, or where one of them carries it all.
+    """
     n_entities = len(left_out)
+    if n_entities < MIN_ENTITIES or not np.isfinite([estimate, *left_out]).all():
+        nan = np.nan
+        return Interval(
+            estimate=estimate if np.isfinite(estimate) else nan, low=nan, high=nan,
+            standard_error=nan, quantile=nan, n_entities=n_entities,
+        )  # fmt: skip
     variance = (n_entities - 1) / n_entities * ((left_out - left_out.mean()) ** 2).sum()
     error = float(np.sqrt(variance))
     quantile = student_quantile((1 + CONFIDENCE) / 2, n_entities - 1)
@@ -97,14 +100,6 @@ def _interval(estimate: float, left_out: Float[np.ndarray, " entity"]) -> Interv
         quantile=quantile,
         n_entities=n_entities,
     )
-
-
-def _no_interval(estimate: float, n_entities: int) -> Interval:
-    nan = np.nan
-    return Interval(
-        estimate=estimate, low=nan, high=nan, standard_error=nan, quantile=nan,
-        n_entities=n_entities,
-    )  # fmt: skip
 
 
 def student_quantile(probability: float, degrees: int) -> float:
