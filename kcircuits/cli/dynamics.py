@@ -68,8 +68,8 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--run``, ``--manifest`` and ``--facts``, for verbs that compare training runs."""
+def add_runs(parser: argparse.ArgumentParser, *, facts: bool = True) -> None:
+    """Adds ``--run`` and ``--manifest``, and ``--facts``, for verbs that compare training runs."""
     add = parser.add_argument
     add(
         "--run",
@@ -88,7 +88,8 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"manifests of the runs (default: {MANIFEST})",
     )
-    add("--facts", type=Path, metavar="FILE", help="facts file for entities and strata")
+    if facts:
+        add("--facts", type=Path, metavar="FILE", help="facts file for entities and strata")
 
 
 def run_folders(args: argparse.Namespace) -> list[Path]:

@@ -27,6 +27,7 @@ VERBS: dict[str, Verb] = {
     "overlap": Verb("overlap", "how alike circuits are between all epochs"),
     "report": Verb("report", "write the report of a run, one HTML page"),
     "lab": Verb("lab", "make a benchmark and train on it"),
+    "link": Verb("link", "whether circuits change before facts are forgotten"),
     "ls": Verb("status", "list runs, epochs or facts"),
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),

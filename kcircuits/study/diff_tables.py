@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from kcircuits.analysis.overlap.corrected import jaccard
 from kcircuits.analysis.overlap.half_circuits import top_mask
 from kcircuits.analysis.overlap.swap_test import JointTest
-from kcircuits.analysis.overlap.turnover import summarise
+from kcircuits.analysis.overlap.turnover import REPLICATED, summarise
 from kcircuits.analysis.overlap.verdict import Verdict, judge_stratum
 from kcircuits.core.topology import Topology
 from kcircuits.study.fact_diff import FactDiff
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 STATUSES = ("gained", "lost", "kept")
-# An item has a status if it replicates in both halves of at least this share of the splits.
-REPLICATED = 0.5
 
 
 def stratum_row(

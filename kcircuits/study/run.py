@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kcircuits.study.diff import Diff
     from kcircuits.study.epoch_overlap import EpochOverlap
     from kcircuits.study.evaluation import Evaluation
+    from kcircuits.study.link import Link
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -305,6 +306,20 @@ class Run:
         from kcircuits.study.evaluate_run import evaluate_run  # imports torch, and this module
 
         return evaluate_run(self, ref, **options)
+
+    def link(self, **options: Any) -> "Link":
+        """Whether circuits change before facts are forgotten; several runs: ``kcircuits.link``.
+
+        Args:
+            options: As in ``study.link.link``: ``by``, ``k``, ``within``, ``n_permutations``.
+
+        Raises:
+            UsageError: An option that cannot be meant.
+            IncomparableError: Fewer than three epochs are complete, or cells do not compare.
+        """
+        from kcircuits.study.link import link  # imports this module's Run
+
+        return link([self], **options)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report of the run, one self-contained HTML page.

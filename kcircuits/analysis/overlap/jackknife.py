@@ -8,7 +8,7 @@ Source: Efron and Stein 1981; the ratio and the clusters are our choice.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 MIN_ENTITIES = 10
 CONFIDENCE = 0.95
@@ -42,18 +42,53 @@ def jackknife_ratio(
         The interval; NaN bounds with fewer than 10 entities.
     """
     _, group = np.unique(entities, return_inverse=True)
-    n_entities = int(group.max(initial=-1)) + 1
     tops, bottoms = numerator.sum(), denominator.sum()
     estimate = float(1 - tops / bottoms) if bottoms > 0 else np.nan
-    if n_entities < MIN_ENTITIES or not bottoms > 0:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = 1 - (tops - np.bincount(group, numerator)) / (
+            bottoms - np.bincount(group, denominator)
+        )
+    return jackknife_interval(estimate, left_out)
+
+
+def jackknife_difference(
+    numerator: Float[np.ndarray, " fact"],
+    denominator: Float[np.ndarray, " fact"],
+    entities: Shaped[np.ndarray, " fact"],
+    *,
+    is_first: Bool[np.ndarray, " fact"],
+) -> Interval:
+    """As ``jackknife_ratio``, for the ratio of one group of facts minus that of the others.
+
+    An entity with facts in both groups is left out of both at once.
+    """
+    _, group = np.unique(entities, return_inverse=True)
+    n_entities = int(group.max(initial=-1)) + 1
+    estimate, left_out = 0.0, np.zeros(n_entities)
+    for sign, chosen in ((1, is_first), (-1, ~is_first)):
+        top, bottom = (
+            np.bincount(group, values * chosen, minlength=n_entities)
+            for values in (numerator, denominator)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate += sign * float(1 - np.divide(top.sum(), bottom.sum()))
+            left_out += sign * (1 - (top.sum() - top) / (bottom.sum() - bottom))
+    return jackknife_interval(estimate, left_out)
+
+
+def jackknife_interval(estimate: float, left_out: Float[np.ndarray, " entity"]) -> Interval:
+    """95% interval from the estimates without each entity, Student's t with G - 1 degrees.
+
+    Returns:
+        The interval; NaN bounds with fewer than 10 entities, or where one of them carries it all.
+    """
+    n_entities = len(left_out)
+    if n_entities < MIN_ENTITIES or not np.isfinite([estimate, *left_out]).all():
         nan = np.nan
         return Interval(
-            estimate=estimate, low=nan, high=nan, standard_error=nan, quantile=nan,
-            n_entities=n_entities,
+            estimate=estimate if np.isfinite(estimate) else nan, low=nan, high=nan,
+            standard_error=nan, quantile=nan, n_entities=n_entities,
         )  # fmt: skip
-    rest_top = tops - np.bincount(group, numerator)
-    rest_bottom = bottoms - np.bincount(group, denominator)
-    left_out = 1 - rest_top / rest_bottom
     variance = (n_entities - 1) / n_entities * ((left_out - left_out.mean()) ** 2).sum()
     error = float(np.sqrt(variance))
     quantile = student_quantile((1 + CONFIDENCE) / 2, n_entities - 1)
