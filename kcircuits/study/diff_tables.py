@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from kcircuits.analysis.overlap.corrected import jaccard
 from kcircuits.analysis.overlap.half_circuits import top_mask
-from kcircuits.analysis.overlap.turnover import summarise
+from kcircuits.analysis.overlap.turnover import REPLICATED, summarise
 from kcircuits.analysis.overlap.verdict import Verdict, judge_stratum
 from kcircuits.core.topology import Topology
 from kcircuits.study.fact_diff import FactDiff
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 STATUSES = ("gained", "lost", "kept")
-# An item has a status if it replicates in both halves of at least this share of the splits.
-REPLICATED = 0.5
 
 
 def stratum_row(stratum: str, members: Sequence[FactDiff], verdict: Verdict | None = None) -> Row:

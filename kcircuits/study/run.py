@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kcircuits.analysis.overlap.corrected import Level
     from kcircuits.study.diff import Diff
     from kcircuits.study.evaluation import Evaluation
+    from kcircuits.study.track import Track
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -253,6 +254,32 @@ class Run:
             fraction=self.fraction,
             unverified=[end.id for end in ends if not end.is_verified],
         )
+
+    def track(
+        self,
+        by: str | None = None,
+        level: "Level" = "edge",
+        epochs: Sequence[str] | None = None,
+        facts: Sequence[str] | None = None,
+        **options: Any,
+    ) -> "Track":
+        """Circuits from epoch to epoch: births, deaths, lifetimes, core, structure, graphs.
+
+        Args:
+            by: Stratum key or ``relation`` to group facts by, or ``knowledge``: acquired, known
+                before, never known.
+            level: Count edges or nodes.
+            epochs: References to the epochs; default all that have results.
+            facts: Which facts; default all.
+            options: ``seed`` and ``progress``, see ``study.track.track_run``.
+
+        Raises:
+            IncomparableError: There are no results, or cells do not compare.
+            UsageError: There is no such epoch, fact or stratum.
+        """
+        from kcircuits.study.track import track_run  # imports this module's Run
+
+        return track_run(self, by=by, level=level, epochs=epochs, facts=facts, **options)
 
     def evaluate(self, ref: str, **options: Any) -> "Evaluation":
         """Judges the circuits of an epoch anew on its checkpoint; needs the model.

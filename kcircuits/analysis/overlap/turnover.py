@@ -33,6 +33,8 @@ from kcircuits.analysis.overlap.half_circuits import (
     top_mask,
 )
 
+# An item has a status if it replicates in both halves of at least this share of the splits.
+REPLICATED = 0.5
 MIN_CEILING = 0.2  # below this k_ss or k_tt the method does not reproduce the circuit
 
 
