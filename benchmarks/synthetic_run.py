@@ -83,18 +83,55 @@ def make_cells(
     return before, after
 
 
+def make_epochs(
+    facts: Sequence[Fact],
+    topology: Topology,
+    *,
+    n_edges: int,
+    steps: Sequence[float],
+    noise: float = 0.7,
+    known: np.ndarray | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, list[Cell]], np.ndarray]:
+    """Cells of all facts at epochs ep0, ep1, ..., and their true scores [fact, epoch, edge].
+
+    ``steps`` says which share of every circuit moves from an epoch to the next, ``known`` [fact,
+    epoch] where facts are known (default everywhere). A prompt's noise is drawn once per epoch.
+    """
+    rng = np.random.default_rng(seed)
+    epochs: dict[str, list[Cell]] = {f"ep{i}": [] for i in range(len(steps) + 1)}
+    signals = np.zeros((len(facts), len(epochs), topology.n_edges))
+    for i, fact in enumerate(facts):
+        signal = signal_pair(rng, topology.n_edges, n_edges, 0.0)[0]
+        cutoff = np.sort(np.abs(signal))[-n_edges]
+        for t, (name, cells) in enumerate(epochs.items()):
+            signal = signal if t == 0 else move_edges(rng, signal, n_edges, steps[t - 1])
+            signals[i, t] = signal
+            scores = prompt_scores(rng, signal, len(fact.prompts), noise, cutoff)
+            is_known = known is None or bool(known[i, t])
+            cells.append(_cell(fact, name, topology, n_edges, scores, is_known=is_known))
+    return epochs, signals
+
+
 def signal_pair(
     rng: np.random.Generator, n_total: int, n_edges: int, moved: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """True scores at two epochs; a share of the circuit changes places with edges outside."""
     first = rng.lognormal(0, 1.5, n_total) * rng.choice([-1, 1], n_total)
+    return first, move_edges(rng, first, n_edges, moved)
+
+
+def move_edges(
+    rng: np.random.Generator, first: np.ndarray, n_edges: int, moved: float
+) -> np.ndarray:
+    """True scores after a share of the circuit has changed places with edges outside."""
     second = first.copy()
     order = np.argsort(-np.abs(first))
     n_moved = round(moved * n_edges)
     lost = rng.choice(order[:n_edges], n_moved, replace=False)
     gained = rng.choice(order[n_edges:], n_moved, replace=False)
     second[lost], second[gained] = first[gained], first[lost]
-    return first, second
+    return second
 
 
 def prompt_scores(

@@ -16,7 +16,7 @@ import numpy as np
 
 from kcircuits.analysis.overlap.corrected import Level
 from kcircuits.analysis.temporal.structure import depth_of_all
-from kcircuits.analysis.temporal.tracking import CircuitTrack, FactScores, track_fact
+from kcircuits.analysis.temporal.tracking import FactScores, track_fact
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.score_meaning import ScoreMeaning

@@ -91,11 +91,11 @@ def stratum_graph(
         topology,
         edges=edges,
         edge_columns={
-            **count_columns(*(table[:, edges] for table in totals), epochs),
+            **count_columns([table[:, edges] for table in totals], epochs),
             **epoch_columns("score", scores[:, edges], epochs),
         },
         nodes=nodes + 1,
-        node_columns=count_columns(*(table[:, nodes] for table in inner), epochs),
+        node_columns=count_columns([table[:, nodes] for table in inner], epochs),
     )
 
 

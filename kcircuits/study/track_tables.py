@@ -191,7 +191,7 @@ def _steps(members: Sequence[FactTrack], level: Level) -> dict[str, np.ndarray]:
 
 def _turnover(members: Sequence[FactTrack], counted: Counted, step: np.ndarray) -> Row:
     """Pooled turnover of one step of each fact that counts, as ``Diff.rows`` has it."""
-    chosen = np.flatnonzero(counted)
+    chosen: list[int] = np.flatnonzero(counted).tolist()
     names = ("turnover", "turnover_low", "turnover_high")
     if not len(chosen):
         return dict.fromkeys(names)

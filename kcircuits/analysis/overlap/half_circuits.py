@@ -163,6 +163,7 @@ def _mask_above(
 def nth_largest(
     size: Float[np.ndarray, "circuit candidate"], n: int
 ) -> Float[np.ndarray, " circuit"]:
+    """The n-th largest entry of each row, n at most the number of entries."""
     place = size.shape[1] - n
     return np.partition(size, place, axis=1)[:, place]
 

@@ -4,9 +4,10 @@ A *source* says which epoch each prompt's scores come from: at epoch e as they a
 from e. Swapped labels are other sources. They tell what the method alone gives when nothing
 changes: then it makes no difference which epoch a prompt's scores come from.
 
-Most candidate edges are too small for any half's circuit. No half of h prompts sums to more than
-the h largest |score| at an edge, and no circuit ends below the n-th largest sum over *some* edges:
-edges whose bound lies below that are dropped. So the result is exact.
+Most candidate edges are too small for any half's circuit. With mean m and standard deviation s
+over all P prompts, h of them sum to at most h |m| + sqrt(h (P - h)) s (Cauchy and Schwarz), and a
+circuit ends no lower than the n-th largest sum over *some* edges. Edges whose bound lies below that
+need not be ranked, and the result is exact.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from kcircuits.analysis.overlap.half_circuits import nth_largest, sum_rows, top_mask
 from kcircuits.analysis.overlap.halves import half_members, split_halves
 
-_ROUNDING = 1 + 1e-5  # sums of another order differ in the last digits
+# Sums of another order differ in the last digits, and a spread from mean squares in more of them.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +28,10 @@ class EpochHalves:
 
     Attributes:
         masks: Circuits, for each side.
-        sizes: |sum of scores| that they were chosen by, for each side.
-        kept: The candidates that the last axis keeps.
+        kept: The candidates that the last axis keeps: those in any circuit, and the strong ones.
     """
 
     masks: tuple[Bool[np.ndarray, "split source candidate"], ...]
-    sizes: tuple[Float[np.ndarray, "split source candidate"], ...]
     kept: Int[np.ndarray, " candidate"]
 
 
@@ -50,20 +50,38 @@ def epoch_halves(
         sources: The epoch that each prompt's scores come from.
         strong: Candidates that are kept in any case; many of those in circuits make it quick.
     """
-    n_epochs, n_prompts, _ = scores.shape
+    n_prompts, n_candidates = scores.shape[1:]
     members = half_members(split_halves(n_prompts))
-    rows = [sources[:, side] * n_prompts + side for side in members]  # [source, split, member]
-    flat = scores.reshape(n_epochs * n_prompts, -1)
-    kept = _reachable(scores, strong, rows, n_edges)
-    inner = flat[:, kept]
-    masks, sizes = [], []
-    for side in rows:
-        n_sources, n_splits, n_members = side.shape
-        size = np.abs(sum_rows(inner, side.reshape(-1, n_members)))
-        shape = (n_sources, n_splits, len(kept))
-        masks.append(top_mask(size, n_edges).reshape(shape).swapaxes(0, 1))
-        sizes.append(size.reshape(shape).swapaxes(0, 1))
-    return EpochHalves(masks=tuple(masks), sizes=tuple(sizes), kept=kept)
+    found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in members]
+    is_kept = np.zeros(n_candidates, dtype=bool)
+    is_kept[strong] = True
+    for source in sources:
+        own = scores[source, np.arange(n_prompts)]
+        near = _reachable(own, members, n_edges, strong)
+        inner = own[:, near]
+        for circuits, side in zip(found, members, strict=True):
+            mask = top_mask(np.abs(sum_rows(inner, side)), n_edges)
+            used = np.flatnonzero(mask.any(0))
+            circuits.append((near[used], mask[:, used]))
+            is_kept[near[used]] = True
+    kept = np.flatnonzero(is_kept)
+    masks = []
+    for circuits in found:
+        whole = np.zeros((len(members[0]), len(sources), len(kept)), dtype=bool)
+        for i, (places, mask) in enumerate(circuits):
+            whole[:, i, np.searchsorted(kept, places)] = mask
+        masks.append(whole)
+    return EpochHalves(masks=tuple(masks), kept=kept)
+
+
+def half_sizes(
+    scores: Float[np.ndarray, "epoch prompt candidate"],
+) -> tuple[Float[np.ndarray, "split epoch candidate"], ...]:
+    """|sum of scores| of the first and of the second half of every split at every epoch."""
+    return tuple(
+        np.abs(np.stack([sum_rows(epoch, side) for epoch in scores], axis=1))
+        for side in half_members(split_halves(scores.shape[1]))
+    )
 
 
 def own_epochs(n_epochs: int, n_prompts: int) -> Int[np.ndarray, "epoch prompt"]:
@@ -101,22 +119,21 @@ def swapped_steps(
 
 
 def _reachable(
-    scores: Float[np.ndarray, "epoch prompt candidate"],
-    strong: Int[np.ndarray, " strong"],
-    rows: list[Int[np.ndarray, "source split member"]],
+    scores: Float[np.ndarray, "prompt candidate"],
+    members: tuple[Int[np.ndarray, "split member"], ...],
     n_edges: int,
-) -> Int[np.ndarray, " kept"]:
-    """The strong candidates, and all that may be in the circuit of some half."""
-    n_candidates = scores.shape[2]
+    strong: Int[np.ndarray, " strong"],
+) -> Int[np.ndarray, " near"]:
+    """Candidates that may be in the circuit of some half."""
+    n_prompts, n_candidates = scores.shape
     if n_edges >= len(strong):
         return np.arange(n_candidates)
-    some = scores[:, :, strong].reshape(-1, len(strong))
-    largest = np.sort(np.abs(scores).max(0), axis=0)[::-1].cumsum(0)  # of 1, 2, ... prompts
-    is_kept = np.zeros(n_candidates, dtype=bool)
-    is_kept[strong] = True
-    for side in rows:
-        n_members = side.shape[2]
-        sums = np.abs(sum_rows(some, side.reshape(-1, n_members)))
-        cutoff = nth_largest(sums, n_edges).min()
-        is_kept |= largest[n_members - 1] * _ROUNDING >= cutoff
-    return np.flatnonzero(is_kept)
+    some, mean = scores[:, strong], scores.mean(0)
+    square = np.einsum("pc,pc->c", scores, scores) / n_prompts
+    spread = np.sqrt(np.maximum(square - mean**2, 0) + _ROUNDING * square)
+    is_near = np.zeros(n_candidates, dtype=bool)
+    for side in members:
+        h = side.shape[1]
+        cutoff = nth_largest(np.abs(sum_rows(some, side)), n_edges).min()
+        is_near |= h * np.abs(mean) + np.sqrt(h * (n_prompts - h)) * spread >= cutoff
+    return np.flatnonzero(is_near)

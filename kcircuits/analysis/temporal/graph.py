@@ -60,9 +60,8 @@ def history_graph(
         **edge_columns,
     }
     stops = names[topology.node_of_backward[receiver]].tolist()
-    graph.add_edges_from(
-        zip(senders.tolist(), stops, keys, _dicts(columns, len(edges)), strict=True)
-    )
+    rows: Any = zip(senders.tolist(), stops, keys, _dicts(columns, len(edges)), strict=True)
+    graph.add_edges_from(rows)
     return graph
 
 
@@ -102,16 +101,18 @@ def epoch_columns(
 
 
 def count_columns(
-    n_facts: Int[np.ndarray, "epoch item"],
-    born: Int[np.ndarray, "step item"],
-    died: Int[np.ndarray, "step item"],
-    epochs: Sequence[str],
+    counts: Sequence[Int[np.ndarray, "time item"]], epochs: Sequence[str]
 ) -> dict[str, list[Any]]:
     """The history of items over many facts.
 
     ``first_seen, last_seen, lifetime, n_epochs`` of being in any fact's circuit, and per epoch
     ``n_facts``, ``n_born`` and ``n_died``: in how many facts it is there, born and died.
+
+    Args:
+        counts: In how many facts each item is there at each epoch, is born and dies in each step.
+        epochs: Names of the epochs.
     """
+    n_facts, born, died = counts
     there = n_facts > 0
     first, last = there.argmax(0), len(there) - 1 - there[::-1].argmax(0)
     is_ever = there.any(0)

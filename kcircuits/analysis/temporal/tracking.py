@@ -7,6 +7,7 @@ few edges that are ever in a circuit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,7 @@ from kcircuits.analysis.survival import SpellCounts
 from kcircuits.analysis.temporal.epoch_halves import (
     EpochHalves,
     epoch_halves,
+    half_sizes,
     own_epochs,
     permuted_epochs,
     swapped_steps,
@@ -140,45 +142,32 @@ def track_fact(
         rng: Of the swapped labels.
     """
     n_present, n_prompts, _ = fact.values.shape
-    mean = fact.values.mean(1)
-    plain = top_mask(np.abs(mean), n_edges)
-    known = fact.is_known[fact.has_cell]
-    permuted = permuted_epochs(n_prompts, known, rng)
-    steps = swapped_steps(n_present, n_prompts, rng)
-    sources = np.concatenate(
-        [own_epochs(n_present, n_prompts), permuted, steps.reshape(-1, n_prompts)]
-    )
-    strong = np.flatnonzero(plain.any(0))
-    halves = epoch_halves(fact.values, n_edges, sources, strong)
-    kept, grid = halves.kept, _Grid(has_cell=fact.has_cell)
+    grid, mean = _Grid(has_cell=fact.has_cell), fact.values.mean(1)
+    top = top_mask(np.abs(mean), n_edges)
+    sources = [
+        own_epochs(n_present, n_prompts),
+        permuted_epochs(n_prompts, fact.is_known[fact.has_cell], rng),
+        swapped_steps(n_present, n_prompts, rng).reshape(-1, n_prompts),
+    ]
+    halves = epoch_halves(fact.values, n_edges, np.concatenate(sources), np.flatnonzero(top.any(0)))
+    kept, plain = halves.kept, top[:, halves.kept]
     items = {name: kind.keep(kept) for name, kind in fact.items.items()}
-    own = [masks[:, :n_present] for masks in halves.masks]
-    found = {
-        name: presence(*(kind.of(masks) for masks in own), kind.of(plain[:, kept]))
-        for name, kind in items.items()
-    }
-    is_ever = found["edge"].in_both.any(0) | plain[:, kept].any(0)
-    shape = circuit_structure(
-        plain[:, kept], np.abs(mean[:, kept]), fact.candidates[kept], topology
+    a, b = (masks[:, :n_present] for masks in halves.masks)
+    edges, nodes = (
+        presence(kind.of(a), kind.of(b), kind.of(plain)) for kind in (items["edge"], items["node"])
     )
-    split = _half_structures(halves, n_present, fact.candidates[kept], topology)
-    hubs = [side.is_hub.reshape(-1, n_present, topology.n_forward - 1) for side in split]
-    now = items[level]
-    overlap = circuit_overlap(now.of(own[0]), now.of(own[1]), now).corrected.mean(0)
-    chosen = grid.presence(found[level])
+    now, chosen = items[level], grid.presence(edges if level == "edge" else nodes)
+    overlap = circuit_overlap(now.of(a), now.of(b), now).corrected.mean(0)
+    is_ever = edges.in_both.any(0) | plain.any(0)
     return CircuitTrack(
         has_cell=fact.has_cell,
         is_known=fact.is_known,
         is_identical=grid.steps((fact.values[1:] == fact.values[:-1]).all((1, 2))),
         candidates=fact.candidates[kept][is_ever],
         scores=grid.epochs(mean[:, kept][:, is_ever]),
-        edges=grid.presence(found["edge"].only(np.flatnonzero(is_ever))),
-        nodes=grid.presence(found["node"]),
-        hubs=grid.presence(presence(hubs[0], hubs[1], shape.is_hub)),
-        structure=Structure(**{name: grid.epochs(part) for name, part in vars(shape).items()}),
-        entropy_apart=grid.matrix(_apart([side.entropy for side in split], n_present)),
-        depth_apart=grid.matrix(_apart([side.depth for side in split], n_present)),
-        layers_apart=grid.epochs(_layers_apart(split, n_present)),
+        edges=grid.presence(edges.only(np.flatnonzero(is_ever))),
+        nodes=grid.presence(nodes),
+        **_shapes((a, b), plain, fact.values[:, :, kept], fact.candidates[kept], topology, grid),
         overlap=grid.matrix((overlap + overlap.T) / 2),
         spells=presence_spells(chosen.in_both, chosen.in_neither, fact.is_known),
         swapped=_swapped(halves, n_present, now, grid, fact.is_known),
@@ -214,23 +203,31 @@ class _Grid:
         return Presence(**{n: place.get(n, self.epochs)(part) for n, part in vars(items).items()})
 
 
-def _half_structures(
-    halves: EpochHalves,
-    n_present: int,
+def _shapes(
+    sides: tuple[Bool[np.ndarray, "split epoch kept"], Bool[np.ndarray, "split epoch kept"]],
+    plain: Bool[np.ndarray, "epoch kept"],
+    values: Float[np.ndarray, "epoch prompt kept"],
     candidates: Int[np.ndarray, " kept"],
     topology: Topology,
-) -> list[Structure]:
-    """Shape of the circuits of either side, splits and epochs in one axis."""
-    n_kept = len(candidates)
-    return [
+    grid: _Grid,
+) -> dict[str, Any]:
+    """Shape of the circuits of all prompts, and how far those of the halves are apart."""
+    n_present, n_kept = plain.shape
+    whole = circuit_structure(plain, np.abs(values.mean(1)), candidates, topology)
+    split = [
         circuit_structure(
-            masks[:, :n_present].reshape(-1, n_kept),
-            sizes[:, :n_present].reshape(-1, n_kept),
-            candidates,
-            topology,
+            masks.reshape(-1, n_kept), sizes.reshape(-1, n_kept), candidates, topology
         )
-        for masks, sizes in zip(halves.masks, halves.sizes, strict=True)
+        for masks, sizes in zip(sides, half_sizes(values), strict=True)
     ]
+    a, b = (side.is_hub.reshape(-1, n_present, topology.n_forward - 1) for side in split)
+    return {
+        "hubs": grid.presence(presence(a, b, whole.is_hub)),
+        "structure": Structure(**{name: grid.epochs(part) for name, part in vars(whole).items()}),
+        "entropy_apart": grid.matrix(_apart([side.entropy for side in split], n_present)),
+        "depth_apart": grid.matrix(_apart([side.depth for side in split], n_present)),
+        "layers_apart": grid.epochs(_layers_apart(split, n_present)),
+    }
 
 
 def _apart(sides: list[Float[np.ndarray, " circuit"]], n_present: int) -> Matrix:
@@ -252,14 +249,12 @@ def _swapped(
     is_known: Bool[np.ndarray, " epoch"],
 ) -> Swapped:
     """Reads the circuits after the observed ones: permuted epochs, then the ends of each step."""
-    sides = [items.of(masks[:, n_present:]) for masks in halves.masks]
-    permuted = [masks[:, :n_present] for masks in sides]
-    noise = grid.presence(presence(permuted[0], permuted[1], permuted[0][0]))
-    ends = presence(*(masks[:, n_present:] for masks in sides), sides[0][0, n_present:])
-    is_ever = noise.in_both.any(0)
+    a, b = (items.of(masks[:, n_present:]) for masks in halves.masks)
+    permuted = grid.presence(presence(a[:, :n_present], b[:, :n_present], a[0, :n_present]))
+    ends = presence(a[:, n_present:], b[:, n_present:], a[0, n_present:])
     return Swapped(
         born=grid.steps(ends.born[::2].sum(1).astype(float)),  # every other step is of one pair
         died=grid.steps(ends.died[::2].sum(1).astype(float)),
-        spells=presence_spells(noise.in_both, noise.in_neither, is_known),
-        in_both=noise.in_both[:, is_ever],
+        spells=presence_spells(permuted.in_both, permuted.in_neither, is_known),
+        in_both=permuted.in_both[:, permuted.in_both.any(0)],
     )
