@@ -25,9 +25,11 @@ VERBS: dict[str, Verb] = {
     "facts": Verb("facts", "check a facts file"),
     "manifest": Verb("manifest", "write, check or show the list of checkpoints"),
     "report": Verb("report", "write the report of a run, one HTML page"),
+    "inspect": Verb("inspect", "all about one fact: prompts, epochs, edges and their history"),
     "lab": Verb("lab", "make a benchmark and train on it"),
     "ls": Verb("status", "list runs, epochs or facts"),
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),
     "stopping": Verb("stopping", "what stopping rules would have kept and cost"),
+    "track": Verb("track", "how circuits change from epoch to epoch"),
 }

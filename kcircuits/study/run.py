@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
-from kcircuits.core.manifest import Checkpoint, resolve_ref
+from kcircuits.core.manifest import Checkpoint, resolve_ref, resolve_refs
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.io.atomic import write_atomic
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kcircuits.analysis.overlap.corrected import Level
     from kcircuits.study.diff import Diff
     from kcircuits.study.evaluation import Evaluation
+    from kcircuits.study.inspection import Inspection
     from kcircuits.study.track import Track
 
 _ABSENT = type(None)
@@ -157,10 +158,15 @@ class Run:
         Raises:
             UsageError: No checkpoint of this run, or more than one, has that name.
         """
-        known = tuple(
-            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
-        )
-        return self.checkpoints[resolve_ref(ref, known)]
+        return self.checkpoints[resolve_ref(ref, self._named)]
+
+    def select(self, refs: str) -> tuple[str, ...]:
+        """Ids of the checkpoints that a list means, in training order: ``ep0,ep3..ep7,last``.
+
+        Raises:
+            UsageError: A part means no checkpoint of this run, or a range runs backwards.
+        """
+        return tuple(self.epochs[i] for i in resolve_refs(refs, self._named))
 
     def rows(self, epoch: str) -> dict[str, CellRow]:
         """What the store's index says of each fact's cell at an epoch; absent where not computed.
@@ -281,6 +287,30 @@ class Run:
 
         return track_run(self, by=by, level=level, epochs=epochs, facts=facts, **options)
 
+    def inspect(
+        self,
+        fact_id: str,
+        *,
+        epochs: Sequence[str] | None = None,
+        level: "Level" = "edge",
+        **options: Any,
+    ) -> "Inspection":
+        """All about one fact: prompts, knowledge, its edges with their history, verdicts.
+
+        Args:
+            fact_id: The fact.
+            epochs: References to the epochs; default all that have results.
+            level: Count edges or nodes.
+            options: ``seed`` and ``progress``, see ``study.inspection.inspect_fact``.
+
+        Raises:
+            UsageError: There is no such fact (the hint names near ones) or epoch.
+            IncomparableError: The fact has no results, or cells do not compare.
+        """
+        from kcircuits.study.inspection import inspect_fact  # imports this module's Run
+
+        return inspect_fact(self, fact_id, epochs=epochs, level=level, **options)
+
     def evaluate(self, ref: str, **options: Any) -> "Evaluation":
         """Judges the circuits of an epoch anew on its checkpoint; needs the model.
 
@@ -312,6 +342,13 @@ class Run:
         file = self.path / "figures" / name if path is None else Path(path)
         write_atomic(file, report_page(self))
         return file
+
+    @property
+    def _named(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints as references are resolved against."""
+        return tuple(
+            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
+        )
 
     def _nothing_computed(self) -> IncomparableError:
         return IncomparableError(

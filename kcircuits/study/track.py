@@ -19,10 +19,12 @@ from kcircuits.analysis.temporal.structure import depth_of_all
 from kcircuits.analysis.temporal.tracking import FactScores, track_fact
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
+from kcircuits.core.parallel import ordered_map
 from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
-from kcircuits.study.alignment import align_cells, check_comparable
+from kcircuits.study.alignment import align_cells
+from kcircuits.study.checked_facts import CheckedFacts
 from kcircuits.study.diff_tables import number
 from kcircuits.study.fact_cells import FactCells, resolve_epochs, stream_facts
 from kcircuits.study.meaning import meaning_of, rows_are
@@ -30,7 +32,8 @@ from kcircuits.study.run import Run
 from kcircuits.study.strata import require_stratum
 from kcircuits.study.track_core import core_items, core_rows, hub_rows, role_rows
 from kcircuits.study.track_groups import KNOWLEDGE, FactTrack, groups_of
-from kcircuits.study.track_tables import epoch_rows, layer_rows, life_rows, settling_rows
+from kcircuits.study.track_settling import settling_rows, trend_rows
+from kcircuits.study.track_tables import epoch_rows, layer_rows, life_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -121,6 +124,14 @@ class Track:
         return settling_rows(self.facts, self.seed)
 
     @cached_property
+    def trends(self) -> list[Row]:
+        """Change of a fact's circuit from the first to the last epoch at which it is known.
+
+        Rows ``stratum, measure, facts, change, change_low, change_high, moved, noise``.
+        """
+        return self._per_group(trend_rows, self.level, self.seed)
+
+    @cached_property
     def hubs(self) -> list[Row]:
         """Heads and MLPs that are hubs of some fact's circuit at some epoch, most facts first.
 
@@ -192,10 +203,10 @@ class Track:
         return stratum_graph(stratum, self.groups[stratum], self.topology, self.epochs, place)
 
     def plot(self) -> "go.Figure":
-        """Entropy, depth, births and deaths over epochs, with bands and noise."""
-        from kcircuits.plots.track import epochs_figure  # plotly costs what a track may
+        """Entropy and depth of circuits over epochs, with bands, one line a stratum."""
+        from kcircuits.plots.track import shape_figure  # plotly costs what a track may
 
-        return epochs_figure(self.rows)
+        return shape_figure(self.rows, depth_of_all(self.topology))
 
     def to_json(self, *, top: int | None = None) -> dict[str, Any]:
         """The track as ``kcircuits track --json`` prints it.
@@ -220,6 +231,7 @@ class Track:
             "entropy_max": number(float(np.log(self.n_edges))),
             "rows": self.rows,
             "life_table": self.life_table,
+            "trends": self.trends,
             "settling": self.settling,
             "layers": self.layers,
             "core": self.core(),
@@ -278,20 +290,19 @@ def track_run(
     if by != KNOWLEDGE:
         require_stratum(by, run.facts)
     places = resolve_epochs(run, epochs)
-    tracked: list[FactTrack] = []
     left_out = dict.fromkeys(run.fact_ids if facts is None else facts, "has no cell")
-    first: Cell | None = None
-    for one in progress(stream_facts(run, places, facts)):
-        cells = [cell for cell in one.cells if cell is not None]
-        first = first or cells[0]
-        check_comparable([first, *cells])
-        n_prompts = len(cells[0].prompt_scores)
-        if n_prompts < MIN_PROMPTS:
-            left_out[one.fact.id] = f"has {n_prompts} discovery prompt; halves need {MIN_PROMPTS}"
+    checked = CheckedFacts(progress(stream_facts(run, places, facts)), places)
+    tracked: list[FactTrack] = []
+    for fact_id, one in ordered_map(
+        lambda cells: (cells.fact.id, _tracked(cells, checked.first, level, seed)), checked
+    ):
+        if one is None:
+            left_out[fact_id] = "has a single discovery prompt, which has no halves"
             continue
-        left_out.pop(one.fact.id, None)
-        tracked.append(_tracked(one, first, level, seed))
-    if first is None or not tracked:
+        left_out.pop(fact_id, None)
+        tracked.append(one)
+    first = checked.first
+    if not tracked:
         raise IncomparableError(
             f"no fact of run {run.name} can be tracked; e.g. {_example(left_out)}",
             hint="circuits over epochs need at least 2 discovery prompts per fact",
@@ -315,8 +326,11 @@ def track_run(
     )
 
 
-def _tracked(one: FactCells, first: Cell, level: Level, seed: int) -> FactTrack:
+def _tracked(one: FactCells, first: Cell, level: Level, seed: int) -> FactTrack | None:
+    """What is kept of a fact; None where it has too few prompts."""
     cells = [cell for cell in one.cells if cell is not None]
+    if len(cells[0].prompt_scores) < MIN_PROMPTS:
+        return None
     aligned = align_cells(cells, first.topology)
     scores = FactScores(
         values=aligned.values,

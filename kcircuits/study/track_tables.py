@@ -15,9 +15,6 @@ from kcircuits.analysis.temporal.structure import layer_sizes
 from kcircuits.core.topology import Topology
 from kcircuits.study.diff_tables import number
 from kcircuits.study.track_groups import (
-    ACQUIRED,
-    KNOWN_BEFORE,
-    NEVER_KNOWN,
     FactTrack,
     mean_interval,
     stacked,
@@ -47,7 +44,7 @@ def epoch_rows(
             "known": int(known[:, i].sum()),
         }
         for name, values in levels.items():
-            row |= _interval(name, values[:, i], known[:, i], entities, seed)
+            row |= interval_row(name, values[:, i], known[:, i], entities, seed)
         for name, values in noise.items():
             row[name] = number(mean_interval(values[:, i], known[:, i], entities, seed)[0])
         step = i - 1
@@ -56,10 +53,10 @@ def epoch_rows(
         for name, values in steps.items():
             column = values[:, step] if i else np.full(len(members), np.nan)
             if name in _WITH_INTERVAL:
-                row |= _interval(name, column, counted, entities, seed)
+                row |= interval_row(name, column, counted, entities, seed)
             else:
                 row[name] = number(mean_interval(column, counted, entities, seed)[0])
-        rows.append(row | _turnover(members, counted, np.full(len(members), max(step, 0))))
+        rows.append(row | step_turnover(members, counted, np.full(len(members), max(step, 0))))
     return rows
 
 
@@ -76,7 +73,7 @@ def layer_rows(
             "epoch": epoch,
             "layer": layer - 1,
             "facts": int(known[:, i].sum()),
-            **_interval("ratio", ratio[:, i, layer], known[:, i], entities, seed),
+            **interval_row("ratio", ratio[:, i, layer], known[:, i], entities, seed),
             "ratio_noise": number(
                 mean_interval(apart[:, i, layer], known[:, i], entities, seed)[0]
             ),
@@ -97,60 +94,6 @@ def life_rows(members: Sequence[FactTrack], seed: int) -> list[Row]:
         for name, counts in kinds.items()
         for row in _life_rows(add_spells(counts), subjects(members), seed)
     ]
-
-
-def settling_rows(facts: Sequence[FactTrack], seed: int) -> list[Row]:
-    """Steps aligned at the epoch at which a fact was acquired.
-
-    Facts known before and facts never known are aligned at their first epoch, and stand beside.
-    """
-    rows: list[Row] = []
-    for group in (ACQUIRED, KNOWN_BEFORE, NEVER_KNOWN):
-        members = [one for one in facts if one.knowledge == group]
-        rows += _settling(members, group, seed) if members else []
-    return rows
-
-
-def _settling(members: Sequence[FactTrack], group: str, seed: int) -> list[Row]:
-    entities, n_steps = subjects(members), len(members[0].circuits.is_compared)
-    start = np.array([one.acquisition or int(one.circuits.has_cell.argmax()) for one in members])
-    there = stacked(members, lambda c: c.has_cell)
-    known = stacked(members, lambda c: c.is_known)
-    at_both = there if group == NEVER_KNOWN else known
-    counted = at_both[:, 1:] & at_both[:, :-1]
-    born, died, null = _births(members)
-    fact = np.arange(len(members))
-    rows: list[Row] = []
-    first = np.full(len(members), np.nan)
-    for since in range(n_steps):
-        step = np.minimum(start + since, n_steps - 1)
-        inside = (start + since < n_steps) & counted[fact, step]
-        if not inside.any():
-            continue
-        changed = np.where(inside, born[fact, step] + died[fact, step], np.nan)
-        first = changed if since == 0 else first
-        rows.append(
-            {
-                "group": group,
-                "step": since,
-                "facts": int(inside.sum()),
-                "entities": len(set(entities[inside])),
-                **_interval("births", born[fact, step], inside, entities, seed),
-                **_interval("deaths", died[fact, step], inside, entities, seed),
-                "swapped": number(mean_interval(null[fact, step], inside, entities, seed)[0]),
-                **_interval("fewer", first - changed, inside, entities, seed),
-                **_turnover(members, inside, step),
-            }
-        )
-    return rows
-
-
-def _births(members: Sequence[FactTrack]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Births, deaths, and the sum of both under swapped labels, [fact, step]."""
-    level = members[0].level
-    born = stacked(members, lambda c: c.items(level).born.sum(1))
-    died = stacked(members, lambda c: c.items(level).died.sum(1))
-    return born, died, stacked(members, lambda c: c.swapped.born + c.swapped.died)
 
 
 _WITH_INTERVAL = ("births", "deaths", "entropy_change", "depth_change")
@@ -180,6 +123,9 @@ def _steps(members: Sequence[FactTrack], level: Level) -> dict[str, np.ndarray]:
         "births": stacked(members, lambda c: c.items(level).born.sum(1)),
         "deaths": stacked(members, lambda c: c.items(level).died.sum(1)),
         "kept": stacked(members, lambda c: c.items(level).kept.sum(1)),
+        "hubs_born": stacked(members, lambda c: c.hubs.born.sum(1)),
+        "hubs_died": stacked(members, lambda c: c.hubs.died.sum(1)),
+        "hubs_swapped": stacked(members, lambda c: c.swapped.hubs),
         "births_swapped": stacked(members, lambda c: c.swapped.born),
         "deaths_swapped": stacked(members, lambda c: c.swapped.died),
         "entropy_change": stacked(members, lambda c: np.diff(c.structure.entropy)),
@@ -189,7 +135,7 @@ def _steps(members: Sequence[FactTrack], level: Level) -> dict[str, np.ndarray]:
     }
 
 
-def _turnover(members: Sequence[FactTrack], counted: Counted, step: np.ndarray) -> Row:
+def step_turnover(members: Sequence[FactTrack], counted: Counted, step: np.ndarray) -> Row:
     """Pooled turnover of one step of each fact that counts, as ``Diff.rows`` has it."""
     chosen: list[int] = np.flatnonzero(counted).tolist()
     names = ("turnover", "turnover_low", "turnover_high")
@@ -209,7 +155,10 @@ def _turnover(members: Sequence[FactTrack], counted: Counted, step: np.ndarray) 
     return dict(zip(names, map(number, (found.estimate, found.low, found.high)), strict=True))
 
 
-def _interval(name: str, values: Values, counted: Counted, entities: np.ndarray, seed: int) -> Row:
+def interval_row(
+    name: str, values: Values, counted: Counted, entities: np.ndarray, seed: int
+) -> Row:
+    """A mean over the facts that count as three fields, with its 95% interval over entities."""
     mean, low, high = mean_interval(values, counted, entities, seed)
     return {name: number(mean), f"{name}_low": number(low), f"{name}_high": number(high)}
 

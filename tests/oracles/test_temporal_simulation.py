@@ -57,6 +57,10 @@ def test_without_change_births_deaths_and_hazard_are_those_of_swapped_labels(noi
         error = (here - null).std() / np.sqrt(len(facts))
         assert here.mean() > 0.05  # the method alone gives some
         assert abs((here - null).mean()) < 3.5 * error
+    hubs = np.array([(one.hubs.born | one.hubs.died).sum(1).mean() for one in facts])
+    null = np.array([one.swapped.hubs.mean() for one in facts])
+    assert hubs.mean() > 0
+    assert abs((hubs - null).mean()) < 3.5 * (hubs - null).std() / np.sqrt(len(facts))
     here = table_of([one.spells for one in facts])
     null = table_of([one.swapped.spells for one in facts])
     assert here.ended[0] > 8

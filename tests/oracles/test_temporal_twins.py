@@ -21,6 +21,7 @@ from kcircuits.analysis.temporal.history import NEVER, core, history
 from kcircuits.analysis.temporal.presence import Presence, presence, settled
 from kcircuits.analysis.temporal.roles import core_terms
 from kcircuits.analysis.temporal.structure import (
+    circuit_hubs,
     circuit_structure,
     depth_of_all,
     hubs,
@@ -298,6 +299,7 @@ def test_structure_equals_scipy_networkx_and_loops():
     size = np.abs(fact.values.mean(1))
     masks = np.argsort(np.argsort(-size, axis=1), axis=1) < 15
     found = circuit_structure(masks, size, fact.candidates, TOPOLOGY)
+    np.testing.assert_array_equal(found.is_hub, circuit_hubs(masks, fact.candidates, TOPOLOGY))
     for i, mask in enumerate(masks):
         assert found.entropy[i] == pytest.approx(scipy.stats.entropy(size[i][mask]), rel=1e-5)
         dense = np.zeros((TOPOLOGY.n_forward, TOPOLOGY.n_backward), dtype=bool)

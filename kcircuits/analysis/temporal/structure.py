@@ -71,27 +71,35 @@ def circuit_structure(
         candidates: Flat edge indices.
         topology: The graph.
     """
-    n_circuits, n_nodes = len(masks), len(topology.nodes)
+    n_nodes = len(topology.nodes)
     row, column = np.nonzero(masks)
-    sender, receiver = np.divmod(candidates, topology.n_backward)
+    sender, receiver = np.divmod(candidates[column], topology.n_backward)
     size = sizes[row, column].astype(np.float64)
-    total = np.bincount(row, size, minlength=n_circuits)
+    total = np.bincount(row, size, minlength=len(masks))
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.bincount(row, size * np.log(size), minlength=n_circuits) / total
+        share = np.bincount(row, size * np.log(size), minlength=len(masks)) / total
         entropy = np.log(total) - share
-
-    def counts(
-        kind: Int[np.ndarray, " candidate"], n_kinds: int
-    ) -> Int[np.ndarray, "circuit kind"]:
-        found = np.bincount(row * n_kinds + kind[column], minlength=n_circuits * n_kinds)
-        return found.reshape(n_circuits, n_kinds)
-
     return Structure(
         entropy=entropy,
-        layer_edges=counts(topology.forward_layers[sender] + 1, topology.n_layers + 1),
-        in_degree=counts(topology.node_of_backward[receiver], n_nodes),
-        out_degree=counts(sender, n_nodes),
+        layer_edges=_counts(
+            row, topology.forward_layers[sender] + 1, len(masks), topology.n_layers + 1
+        ),
+        in_degree=_counts(row, topology.node_of_backward[receiver], len(masks), n_nodes),
+        out_degree=_counts(row, sender, len(masks), n_nodes),
     )
+
+
+def circuit_hubs(
+    masks: Bool[np.ndarray, "circuit candidate"],
+    candidates: Int[np.ndarray, " candidate"],
+    topology: Topology,
+) -> Bool[np.ndarray, "circuit inner"]:
+    """``Structure.is_hub`` of circuits, without the rest."""
+    row, column = np.nonzero(masks)
+    sender, receiver = np.divmod(candidates[column], topology.n_backward)
+    ends = (sender, topology.node_of_backward[receiver])
+    degree = sum(_counts(row, end, len(masks), len(topology.nodes)) for end in ends)
+    return hubs(np.asarray(degree)[:, 1:-1])
 
 
 def hubs(degree: Int[np.ndarray, "circuit inner"]) -> Bool[np.ndarray, "circuit inner"]:
@@ -113,3 +121,11 @@ def depth_of_all(topology: Topology) -> float:
     """Mean sender layer over all edges of the model: the depth of circuits drawn by chance."""
     sizes = layer_sizes(topology)[1:]
     return float(sizes @ np.arange(len(sizes)) / sizes.sum())
+
+
+def _counts(
+    row: Int[np.ndarray, " edge"], kind: Int[np.ndarray, " edge"], n_rows: int, n_kinds: int
+) -> Int[np.ndarray, "row kind"]:
+    """How many edges of each kind each row has."""
+    counts = np.bincount(row * n_kinds + kind, minlength=n_rows * n_kinds)
+    return counts.reshape(n_rows, n_kinds)

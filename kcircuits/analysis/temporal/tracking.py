@@ -25,7 +25,7 @@ from kcircuits.analysis.temporal.epoch_halves import (
 )
 from kcircuits.analysis.temporal.lifespans import presence_spells
 from kcircuits.analysis.temporal.presence import Presence, presence
-from kcircuits.analysis.temporal.structure import Structure, circuit_structure
+from kcircuits.analysis.temporal.structure import Structure, circuit_hubs, circuit_structure
 from kcircuits.core.topology import Topology
 
 Matrix = Float[np.ndarray, "epoch epoch"]
@@ -38,12 +38,14 @@ class Swapped:
     Attributes:
         born: Items born in each step with its two labels swapped for some prompts.
         died: Items that died.
+        hubs: Nodes that became or stopped being hubs, likewise.
         spells: Spells with the labels of all known epochs permuted, prompt by prompt.
         in_both: Presence so permuted, of the items that ever replicate.
     """
 
     born: Float[np.ndarray, " step"]
     died: Float[np.ndarray, " step"]
+    hubs: Float[np.ndarray, " step"]
     spells: SpellCounts
     in_both: Bool[np.ndarray, "epoch item"]
 
@@ -170,7 +172,7 @@ def track_fact(
         **_shapes((a, b), plain, fact.values[:, :, kept], fact.candidates[kept], topology, grid),
         overlap=grid.matrix((overlap + overlap.T) / 2),
         spells=presence_spells(chosen.in_both, chosen.in_neither, fact.is_known),
-        swapped=_swapped(halves, n_present, now, grid, fact.is_known),
+        swapped=_swapped(halves, n_present, now, grid, fact, topology),
     )
 
 
@@ -246,15 +248,34 @@ def _swapped(
     n_present: int,
     items: Items,
     grid: _Grid,
-    is_known: Bool[np.ndarray, " epoch"],
+    fact: FactScores,
+    topology: Topology,
 ) -> Swapped:
     """Reads the circuits after the observed ones: permuted epochs, then the ends of each step."""
     a, b = (items.of(masks[:, n_present:]) for masks in halves.masks)
     permuted = grid.presence(presence(a[:, :n_present], b[:, :n_present], a[0, :n_present]))
-    ends = presence(a[:, n_present:], b[:, n_present:], a[0, n_present:])
+    steps = _changes(a[:, n_present:], b[:, n_present:])
+    ends = [masks[:, 2 * n_present :] for masks in halves.masks]
+    shape = (*ends[0].shape[:2], topology.n_forward - 1)
+    hubs = [
+        circuit_hubs(
+            masks.reshape(-1, len(halves.kept)), fact.candidates[halves.kept], topology
+        ).reshape(shape)
+        for masks in ends
+    ]
     return Swapped(
-        born=grid.steps(ends.born[::2].sum(1).astype(float)),  # every other step is of one pair
-        died=grid.steps(ends.died[::2].sum(1).astype(float)),
-        spells=presence_spells(permuted.in_both, permuted.in_neither, is_known),
+        born=grid.steps(steps[0]),
+        died=grid.steps(steps[1]),
+        hubs=grid.steps(_changes(hubs[0], hubs[1]).sum(0)),
+        spells=presence_spells(permuted.in_both, permuted.in_neither, fact.is_known),
         in_both=permuted.in_both[:, permuted.in_both.any(0)],
     )
+
+
+def _changes(
+    a: Bool[np.ndarray, "split end item"], b: Bool[np.ndarray, "split end item"]
+) -> Float[np.ndarray, "2 step"]:
+    """Items born and died from the first end of each step to its second."""
+    found = presence(a, b, a[0])
+    pairs = slice(None, None, 2)  # the end of a step and the first end of the next are no pair
+    return np.stack([found.born[pairs].sum(1), found.died[pairs].sum(1)]).astype(float)
