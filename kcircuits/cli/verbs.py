@@ -26,10 +26,12 @@ VERBS: dict[str, Verb] = {
     "manifest": Verb("manifest", "write, check or show the list of checkpoints"),
     "overlap": Verb("overlap", "how alike circuits are between all epochs"),
     "report": Verb("report", "write the report of a run, one HTML page"),
+    "inspect": Verb("inspect", "all about one fact: prompts, epochs, edges and their history"),
     "lab": Verb("lab", "make a benchmark and train on it"),
     "link": Verb("link", "whether circuits change before facts are forgotten"),
     "ls": Verb("status", "list runs, epochs or facts"),
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),
     "stopping": Verb("stopping", "what stopping rules would have kept and cost"),
+    "track": Verb("track", "how circuits change from epoch to epoch"),
 }

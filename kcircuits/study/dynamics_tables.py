@@ -13,7 +13,7 @@ from kcircuits.analysis.dynamics.exposure import (
     mean_effectivity,
     retention,
 )
-from kcircuits.analysis.dynamics.lifetimes import LifeTable, life_table
+from kcircuits.analysis.dynamics.lifetimes import window_table
 from kcircuits.analysis.dynamics.ood import skill_change
 from kcircuits.analysis.dynamics.rows import number_or_none
 from kcircuits.analysis.dynamics.series import (
@@ -36,6 +36,7 @@ from kcircuits.analysis.dynamics.strata import (
     trained_facts,
 )
 from kcircuits.analysis.dynamics.trend import divergence, nonmonotonicity
+from kcircuits.analysis.survival import LifeTable
 
 Row = dict[str, Any]
 # Epochs after t_LAM at which retention is told.
@@ -78,7 +79,7 @@ def summary_row(
             "evaluable": int(kept.is_evaluable.sum()),
             "evaluable_acquired": int((kept.is_evaluable & kept.is_acquired).sum()),
         },
-        "survival": survival_rows(life_table(is_known, entities, seed=seed)),
+        "survival": survival_rows(window_table(is_known, entities, seed=seed)),
         "effectivity": _effectivity(exposure, entities, seed),
         "retention": [
             {name: number_or_none(v) if isinstance(v, float) else v for name, v in vars(r).items()}
@@ -97,7 +98,7 @@ def survival_rows(table: LifeTable) -> list[Row]:
         {
             "k": i + 1,
             "at_risk": int(table.at_risk[i]),
-            "forgotten": int(table.forgotten[i]),
+            "forgotten": int(table.ended[i]),
             "hazard": number_or_none(table.hazard[i]),
             "survival": number_or_none(table.survival[i]),
             "low": number_or_none(table.low[i]),

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from kcircuits.study.diff import Diff
     from kcircuits.study.epoch_overlap import EpochOverlap
     from kcircuits.study.evaluation import Evaluation
+    from kcircuits.study.inspection import Inspection
     from kcircuits.study.link import Link
+    from kcircuits.study.track import Track
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -289,6 +291,56 @@ class Run:
         return EpochOverlap.from_run(
             self, by=by, level=level, epochs=epochs, facts=facts, **options
         )
+
+    def track(
+        self,
+        by: str | None = None,
+        level: "Level" = "edge",
+        epochs: Sequence[str] | None = None,
+        facts: Sequence[str] | None = None,
+        **options: Any,
+    ) -> "Track":
+        """Circuits from epoch to epoch: births, deaths, lifetimes, core, structure, graphs.
+
+        Args:
+            by: Stratum key or ``relation`` to group facts by, or ``knowledge``: acquired, known
+                before, never known.
+            level: Count edges or nodes.
+            epochs: References to the epochs; default all that have results.
+            facts: Which facts; default all.
+            options: ``seed`` and ``progress``, see ``study.track.track_run``.
+
+        Raises:
+            IncomparableError: There are no results, or cells do not compare.
+            UsageError: There is no such epoch, fact or stratum.
+        """
+        from kcircuits.study.track import track_run  # imports this module's Run
+
+        return track_run(self, by=by, level=level, epochs=epochs, facts=facts, **options)
+
+    def inspect(
+        self,
+        fact_id: str,
+        *,
+        epochs: Sequence[str] | None = None,
+        level: "Level" = "edge",
+        **options: Any,
+    ) -> "Inspection":
+        """All about one fact: prompts, knowledge, its edges with their history, verdicts.
+
+        Args:
+            fact_id: The fact.
+            epochs: References to the epochs; default all that have results.
+            level: Count edges or nodes.
+            options: ``seed`` and ``progress``, see ``study.inspection.inspect_fact``.
+
+        Raises:
+            UsageError: There is no such fact (the hint names near ones) or epoch.
+            IncomparableError: The fact has no results, or cells do not compare.
+        """
+        from kcircuits.study.inspection import inspect_fact  # imports this module's Run
+
+        return inspect_fact(self, fact_id, epochs=epochs, level=level, **options)
 
     def evaluate(self, ref: str, **options: Any) -> "Evaluation":
         """Judges the circuits of an epoch anew on its checkpoint; needs the model.

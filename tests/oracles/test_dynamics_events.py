@@ -16,7 +16,7 @@ from kcircuits.analysis.dynamics.exposure import (
     mean_effectivity,
     retention,
 )
-from kcircuits.analysis.dynamics.lifetimes import life_table
+from kcircuits.analysis.dynamics.lifetimes import window_table
 from kcircuits.analysis.dynamics.steps import knowledge_step, step_counts
 from kcircuits.analysis.dynamics.trend import divergence, nonmonotonicity, spearman
 
@@ -199,15 +199,15 @@ def test_step_counts_equal_the_named_step(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_life_table_equals_the_slow_twin(seed: int) -> None:
     known = random_known(seed, 25, 3 + seed, stay=0.8)
-    found = life_table(known, np.arange(25) // 2, n_draws=50)
+    found = window_table(known, np.arange(25) // 2, n_draws=50)
     for i, (forgotten, at_risk, survival) in enumerate(slow_life_table(known.tolist())):
-        assert found.forgotten[i] == forgotten
+        assert found.ended[i] == forgotten
         assert found.at_risk[i] == at_risk
         assert found.survival[i] == pytest.approx(
             np.nan if survival is None else survival, nan_ok=True
         )
     starts = [w for line in known.tolist() for w in windows(line) if w[0] > 0]
-    assert found.n_windows == len(starts)
+    assert found.n_spells == len(starts)
 
 
 def test_life_table_by_hand() -> None:
@@ -221,17 +221,17 @@ def test_life_table_by_hand() -> None:
         ],
         dtype=bool,
     )
-    found = life_table(known, np.arange(5))
-    assert found.n_windows == 4
+    found = window_table(known, np.arange(5))
+    assert found.n_spells == 4
     assert found.at_risk.tolist() == [3, 2, 0]
-    assert found.forgotten.tolist() == [1, 1, 0]
+    assert found.ended.tolist() == [1, 1, 0]
     np.testing.assert_allclose(found.survival, [2 / 3, 1 / 3, np.nan])
 
 
 def test_life_table_bands_hold_the_estimate_and_shrink_with_entities() -> None:
     widths = []
     for n_facts in (40, 640):
-        found = life_table(random_known(3, n_facts, 8, stay=0.75), np.arange(n_facts))
+        found = window_table(random_known(3, n_facts, 8, stay=0.75), np.arange(n_facts))
         assert (found.low[:3] <= found.survival[:3]).all()
         assert (found.survival[:3] <= found.high[:3]).all()
         widths.append(found.high[0] - found.low[0])

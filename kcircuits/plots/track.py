@@ -1,0 +1,373 @@
+"""Circuits over epochs as figures: shape, births and deaths, survival, layers, settling, one fact.
+
+Each takes rows of ``study.track.Track`` or of ``study.inspection.Inspection`` and draws them; what
+swapped epoch labels give, or what halves of the prompts differ by, stands beside every number.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kcircuits.plots.lines import add_band, line_style
+from kcircuits.plots.theme import (
+    GAINED,
+    GRID,
+    HEAT,
+    INK,
+    KEPT,
+    LOST,
+    MUTED,
+    TEMPLATE,
+    as_text,
+    empty_figure,
+    number,
+)
+
+Row = dict[str, Any]
+_PANELS = {"entropy": "entropy (nats)", "depth": "depth (mean sender layer)"}
+# Place of a line's colour and symbol, see ``plots.lines``.
+_OBSERVED, _SWAPPED = 0, 6
+_ABSENT, _HALF, _THERE = 0.0, 0.5, 1.0
+
+
+def shape_table(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Lines of entropy and depth by stratum: ``epoch, measure, value, low, high, noise, known``."""
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(row["stratum"], []).extend(
+            {
+                "epoch": row["epoch"],
+                "measure": name,
+                "value": row[name],
+                "low": row[f"{name}_low"],
+                "high": row[f"{name}_high"],
+                "noise": row[f"{name}_noise"],
+                "known": row["known"],
+            }
+            for name in _PANELS
+        )
+    return lines
+
+
+def shape_figure(rows: Sequence[Row], depth_of_all: float | None = None) -> go.Figure:
+    """Entropy and depth of circuits over epochs, one line a stratum, with 95% bands.
+
+    Hovering tells by how much one fact's value differs between halves of its prompts.
+
+    Args:
+        rows: Of ``Track.rows``.
+        depth_of_all: Mean sender layer over all edges of the model, drawn as a line.
+    """
+    lines = shape_table(rows)
+    if not any(point["value"] is not None for points in lines.values() for point in points):
+        return empty_figure("No fact is known at any epoch")
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    for panel, (name, title) in enumerate(_PANELS.items(), start=1):
+        for i, (stratum, points) in enumerate(lines.items()):
+            shown = [p for p in points if p["measure"] == name and p["value"] is not None]
+            _add_line(figure, shown, i, as_text(stratum), panel)
+        figure.update_yaxes(title_text=title, row=panel, col=1)
+    if depth_of_all is not None:
+        figure.add_hline(
+            y=depth_of_all, row=2, col=1, line={"color": KEPT, "width": 1, "dash": "dot"},  # pyright: ignore[reportArgumentType]
+            annotation={"text": "all edges of the model", "font": {"color": MUTED, "size": 11}},
+        )  # fmt: skip
+    figure.update_xaxes(type="category")
+    figure.update_xaxes(title_text="epoch", row=2, col=1)
+    return figure.update_layout(template=TEMPLATE, height=520, margin={"t": 40})
+
+
+def _add_line(figure: go.Figure, points: Sequence[Row], i: int, label: str, panel: int) -> None:
+    band = go.Figure()
+    add_band(band, points, i)
+    for trace in band.data:
+        figure.add_trace(trace, row=panel, col=1)
+    figure.add_scatter(
+        row=panel,
+        col=1,
+        x=[point["epoch"] for point in points],
+        y=[point["value"] for point in points],
+        name=label,
+        legendgroup=str(i),
+        showlegend=panel == 1,
+        customdata=[_shape_hover(label, point) for point in points],
+        hovertemplate="%{customdata}<extra></extra>",
+        **line_style(i),
+    )
+
+
+def _shape_hover(label: str, point: Row) -> str:
+    interval = f" [{number(point['low'], 3)}, {number(point['high'], 3)}]"
+    return (
+        f"{label}, {as_text(point['epoch'])}: {point['measure']} {number(point['value'], 3)}"
+        f"{interval if point['low'] is not None else ''}<br>halves of one fact's prompts differ by "
+        f"{number(point['noise'], 3)}<br>mean over {point['known']} facts known"
+    )
+
+
+def change_figure(rows: Sequence[Row], noun: str) -> go.Figure:
+    """Births above and deaths below the line at each step, beside those of swapped labels.
+
+    Args:
+        rows: Of ``Track.rows``, of one stratum.
+        noun: What is counted: ``edges`` or ``nodes``.
+    """
+    shown = [row for row in rows if row["births"] is not None]
+    if not shown:
+        return empty_figure("No fact is known at two epochs in a row")
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 380, "barmode": "overlay"})
+    epochs = [as_text(row["epoch"]) for row in shown]
+    for name, colour, pattern, sign in (("births", GAINED, "/", 1), ("deaths", LOST, "x", -1)):
+        figure.add_bar(
+            x=epochs,
+            y=[sign * row[name] for row in shown],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [_reach(row, name, "high" if sign > 0 else "low") for row in shown],
+                "arrayminus": [_reach(row, name, "low" if sign > 0 else "high") for row in shown],
+                "color": INK,
+                "thickness": 1.5,
+            },
+            name=name,
+            width=0.6,
+            marker={
+                "color": colour,
+                "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "#FFFFFF"},
+            },
+            customdata=[
+                f"{number(row[name], 1)} {noun} a fact, swapped labels "
+                f"{number(row[f'{name}_swapped'], 1)}<br>mean over {row['compared']} facts"
+                for row in shown
+            ],
+            hovertemplate=f"{name} at %{{x}}<br>%{{customdata}}<extra></extra>",
+        )
+        figure.add_scatter(
+            x=epochs,
+            y=[sign * row[f"{name}_swapped"] for row in shown],
+            mode="markers",
+            marker={"symbol": "line-ew-open", "size": 34, "color": INK, "line": {"width": 3}},
+            name="swapped labels",
+            legendgroup="swapped",
+            showlegend=sign > 0,
+            hoverinfo="skip",
+        )
+    figure.update_xaxes(title_text="step to epoch", type="category", showgrid=False)
+    return figure.update_yaxes(
+        title_text=f"{noun} born, and died (below 0), per fact", zeroline=True, zerolinecolor=KEPT
+    )
+
+
+def _reach(row: Row, name: str, end: str) -> float | None:
+    bound = row[f"{name}_{end}"]
+    return None if bound is None else abs(bound - row[name])
+
+
+def lifetime_figure(rows: Sequence[Row], noun: str) -> go.Figure:
+    """Share of what is born that is still there k epochs later, and under swapped labels.
+
+    Args:
+        rows: Of ``Track.life_table``, of one stratum.
+        noun: What lives: ``edges`` or ``nodes``.
+    """
+    if not any(row["labels"] == "observed" for row in rows):
+        return empty_figure(f"No {noun} were born early enough to be looked for again")
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 400})
+    for labels, i in (("observed", _OBSERVED), ("swapped", _SWAPPED)):
+        table = [row for row in rows if row["labels"] == labels]
+        if not table:
+            continue
+        points = [{"k": 0, "survival": 1.0, "low": 1.0, "high": 1.0, **_at_risk(table[0])}]
+        points += [
+            {**row, "low": row["survival_low"], "high": row["survival_high"]} for row in table
+        ]
+        add_band(figure, points, i, x="k", shape="hv")
+        style = line_style(i)
+        style["line"] = {
+            **style["line"], "shape": "hv", "dash": "solid" if labels == "observed" else "dash"
+        }  # fmt: skip
+        name = "as they are" if labels == "observed" else "epoch labels swapped"
+        figure.add_scatter(
+            x=[point["k"] for point in points],
+            y=[point["survival"] for point in points],
+            name=name,
+            legendgroup=str(i),
+            customdata=[point["at_risk"] for point in points],
+            hovertemplate=f"{name}: %{{y:.3f}} of the {noun} are there after %{{x}} epochs "
+            "(n = %{customdata} spells)<extra></extra>",
+            **style,
+        )
+    figure.update_xaxes(title_text="measured epochs since born", rangemode="tozero", dtick=1)
+    return figure.update_yaxes(title_text="still there (share)", range=[-0.03, 1.05])
+
+
+def _at_risk(row: Row) -> Row:
+    return {"at_risk": row["at_risk"]}
+
+
+def layers_figure(rows: Sequence[Row]) -> go.Figure:
+    """Activation ratio of edges by sender layer and epoch, as a heat map; the input at the bottom.
+
+    Args:
+        rows: Of ``Track.layers``, of one stratum.
+    """
+    shown = [row for row in rows if row["ratio"] is not None]
+    if not shown:
+        return empty_figure("No fact is known at any epoch")
+    epochs = list(dict.fromkeys(row["epoch"] for row in shown))
+    layers = sorted({row["layer"] for row in shown})
+    at = {(row["layer"], row["epoch"]): row for row in shown}
+    grid = [[at[layer, epoch] for epoch in epochs] for layer in layers]
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 160 + 14 * len(layers)})
+    figure.add_heatmap(
+        x=[as_text(epoch) for epoch in epochs],
+        y=["input" if layer < 0 else str(layer) for layer in layers],
+        z=[[100 * row["ratio"] for row in line] for line in grid],
+        zmin=0,
+        colorscale=HEAT,
+        xgap=1,
+        ygap=1,
+        customdata=[[_layer_hover(row) for row in line] for line in grid],
+        hovertemplate="%{customdata}<extra></extra>",
+        colorbar={
+            "title": {"text": "% of the layer's edges", "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+    )
+    figure.update_xaxes(title_text="epoch", type="category", showgrid=False)
+    return figure.update_yaxes(title_text="layer of the sender", type="category", showgrid=False)
+
+
+def _layer_hover(row: Row) -> str:
+    ratio, noise = (number(100 * row[name], 3) for name in ("ratio", "ratio_noise"))
+    low, high = (None if row[n] is None else 100 * row[n] for n in ("ratio_low", "ratio_high"))
+    where = "the input" if row["layer"] < 0 else f"layer {row['layer']}"
+    return (
+        f"{where}, {as_text(row['epoch'])}: {ratio}% of its edges "
+        f"[{number(low, 3)}, {number(high, 3)}]<br>halves of one fact's prompts differ by {noise}"
+        f"<br>mean over {row['facts']} facts known"
+    )
+
+
+def settling_figure(rows: Sequence[Row]) -> go.Figure:
+    """Turnover by steps since acquisition, with facts known before and never known beside.
+
+    Args:
+        rows: Of ``Track.settling``.
+    """
+    shown = [row for row in rows if row["turnover"] is not None]
+    if not shown:
+        return empty_figure("No step has a turnover: too few facts, or circuits do not replicate")
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 400})
+    for i, group in enumerate(dict.fromkeys(row["group"] for row in rows)):
+        points = [
+            {**row, "low": row["turnover_low"], "high": row["turnover_high"]}
+            for row in shown
+            if row["group"] == group
+        ]
+        add_band(figure, points, i, x="step")
+        figure.add_scatter(
+            x=[point["step"] for point in points],
+            y=[point["turnover"] for point in points],
+            name=group,
+            legendgroup=str(i),
+            customdata=[
+                f"{group}, step {point['step']}: turnover {number(point['turnover'], 3)} "
+                f"[{number(point['low'], 3)}, {number(point['high'], 3)}]"
+                f"<br>{point['facts']} facts"
+                for point in points
+            ],
+            hovertemplate="%{customdata}<extra></extra>",
+            **line_style(i),
+        )
+    figure.add_hline(y=0, line={"color": KEPT, "width": 1})
+    figure.update_xaxes(title_text="steps since acquired (or since the first epoch)", dtick=1)
+    return figure.update_yaxes(title_text="turnover τ (0 none, 1 chance)")
+
+
+def presence_figure(rows: Sequence[Row], epochs: Sequence[str]) -> go.Figure:
+    """One fact's edges over epochs: there (both halves), in one half only, or gone.
+
+    Args:
+        rows: Of ``Inspection.edges``: ``edge``, ``states`` (``there``, ``half``, ``gone`` or None
+            per epoch) and ``scores``.
+        epochs: Names of the epochs.
+    """
+    if not rows:
+        return empty_figure("No edge of this fact replicates at any epoch")
+    value = {"there": _THERE, "half": _HALF, "gone": _ABSENT, None: None}
+    words = {
+        "there": "in both halves", "half": "undecided: not in both, not in neither",
+        "gone": "in neither half", None: "no result",
+    }  # fmt: skip
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 130 + 18 * len(rows)})
+    figure.add_heatmap(
+        x=[as_text(epoch) for epoch in epochs],
+        y=[as_text(row["edge"]) for row in rows],
+        z=[[value[state] for state in row["states"]] for row in rows],
+        zmin=0,
+        zmax=1,
+        colorscale=[[0, GRID], [0.5, "#9CC4DE"], [1, GAINED]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        text=[["●" if s == "there" else "◐" if s == "half" else "" for s in row["states"]]
+              for row in rows],
+        texttemplate="%{text}",
+        customdata=[
+            [
+                f"{as_text(row['edge'])}, {as_text(epoch)}: {words[state]}"
+                f"<br>score {number(score, 4)}"
+                for epoch, state, score in zip(epochs, row["states"], row["scores"], strict=True)
+            ]
+            for row in rows
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title_text="epoch", type="category", showgrid=False, side="top")
+    return figure.update_yaxes(
+        title_text="edge", type="category", autorange="reversed", showgrid=False
+    )
+
+
+def score_figure(rows: Sequence[Row], epochs: Sequence[str], axis: str) -> go.Figure:
+    """Scores of one fact's edges over epochs, a line each; filled markers where it replicates.
+
+    Args:
+        rows: Of ``Inspection.edges``.
+        epochs: Names of the epochs.
+        axis: What scores are, with their unit.
+    """
+    if not rows:
+        return empty_figure("No edge of this fact replicates at any epoch")
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 420})
+    for i, row in enumerate(rows):
+        style = line_style(i)
+        symbol = style["marker"]["symbol"].removesuffix("-open")
+        style["marker"] = {
+            **style["marker"],
+            "symbol": [symbol if s == "there" else f"{symbol}-open" for s in row["states"]],
+        }
+        label = as_text(row["edge"])
+        figure.add_scatter(
+            x=[as_text(epoch) for epoch in epochs],
+            y=list(row["scores"]),
+            name=label,
+            customdata=[label] * len(epochs),
+            hovertemplate="%{customdata}, %{x}: %{y:.4f}<extra></extra>",
+            **style,
+        )
+    figure.add_hline(y=0, line={"color": KEPT, "width": 1})
+    figure.update_xaxes(title_text="epoch", type="category")
+    return figure.update_yaxes(title_text=axis)
+
+
+def by_stratum(rows: Sequence[Row], n_shown: int) -> Mapping[str, list[Row]]:
+    """Rows by their stratum, the first ``n_shown`` of them."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["stratum"], []).append(row)
+    return dict(list(groups.items())[:n_shown])
