@@ -34,6 +34,7 @@ _PUBLIC = {
     "Run": "kcircuits.study",
     "Topology": "kcircuits.core.topology",
     "TrainingObserver": "kcircuits.lab.training.observer",
+    "Transfer": "kcircuits.study.transfer",
     "attribute": "kcircuits.discovery.attribute",
     "attribute_neurons": "kcircuits.discovery.attribute",
     "bootstrap_faithfulness": "kcircuits.core.bootstrap",

@@ -30,4 +30,5 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),
     "stopping": Verb("stopping", "what stopping rules would have kept and cost"),
+    "transfer": Verb("transfer", "what circuits of an epoch do on the weights of others"),
 }

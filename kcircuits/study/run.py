@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
-from kcircuits.core.manifest import Checkpoint, resolve_ref
+from kcircuits.core.manifest import Checkpoint, resolve_ref, resolve_refs
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.io.atomic import write_atomic
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kcircuits.analysis.overlap.corrected import Level
     from kcircuits.study.diff import Diff
     from kcircuits.study.evaluation import Evaluation
+    from kcircuits.study.transfer import Transfer
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -156,10 +157,15 @@ class Run:
         Raises:
             UsageError: No checkpoint of this run, or more than one, has that name.
         """
-        known = tuple(
-            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
-        )
-        return self.checkpoints[resolve_ref(ref, known)]
+        return self.checkpoints[resolve_ref(ref, self._named)]
+
+    def select(self, refs: str) -> tuple[str, ...]:
+        """Ids of the checkpoints that a list means, in training order: ``ep0,ep3..ep7,last``.
+
+        Raises:
+            UsageError: A part means no checkpoint of this run, or a range runs backwards.
+        """
+        return tuple(self.epochs[i] for i in resolve_refs(refs, self._named))
 
     def rows(self, epoch: str) -> dict[str, CellRow]:
         """What the store's index says of each fact's cell at an epoch; absent where not computed.
@@ -271,6 +277,24 @@ class Run:
 
         return evaluate_run(self, ref, **options)
 
+    def transfer(self, **options: Any) -> "Transfer":
+        """What circuits of an epoch do on the weights of others.
+
+        What was judged before is read from the run folder; the rest needs the models.
+
+        Args:
+            options: As in ``study.transfer_run.transfer_run``: ``sources``, ``targets``, ``by``,
+                ``fact_ids``, ``ablation``, ``metric``, ``n_draws``, ``memory``, ...
+
+        Raises:
+            UsageError: An epoch, fact or option that cannot be meant.
+            IncomparableError: Cells are missing.
+            CheckpointError: A checkpoint is not the one that the run has scored.
+        """
+        from kcircuits.study.transfer_run import transfer_run  # imports this module
+
+        return transfer_run(self, **options)
+
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report of the run, one self-contained HTML page.
 
@@ -285,6 +309,13 @@ class Run:
         file = self.path / "figures" / name if path is None else Path(path)
         write_atomic(file, report_page(self))
         return file
+
+    @property
+    def _named(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints as references are resolved against."""
+        return tuple(
+            Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in self.checkpoints
+        )
 
     def _nothing_computed(self) -> IncomparableError:
         return IncomparableError(

@@ -11,7 +11,7 @@ import kcircuits as kc
 LIGHT = [  # answer without torch
     "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "Dynamics", "EdgeScores",
     "Evaluation", "Fact", "Faithfulness", "FaithfulnessCurve", "KCircuitsError", "Manifest",
-    "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run", "Topology",
+    "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run", "Topology", "Transfer",
     "bootstrap_faithfulness", "bootstrap_mean", "bootstrap_ratio", "import_dynamics", "load_facts",
     "load_manifest", "open_dynamics", "open_run", "random_circuits", "read_eap_ig", "replay_rules",
     "select", "select_nodes", "stop_when", "stopping_rule", "write_eap_ig", "write_facts",
