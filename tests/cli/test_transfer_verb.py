@@ -154,17 +154,17 @@ def test_every_pair_equals_an_evaluation_of_its_own(
     assert told["from"] == told["to"] == list(EPOCHS)
     for s, source in enumerate(EPOCHS):
         for t, target in enumerate(EPOCHS):
-            judged = {
-                k: kc.evaluate(models[target], batch, circuits[source], k=k) for k in (1, 10)
-            }
+            judged = {k: kc.evaluate(models[target], batch, circuits[source], k=k) for k in (1, 10)}
             for row, name in zip(told["facts"], judged[1].fact_ids, strict=True):
                 one = judged[1].row(name)
                 assert row["fact"] == name
                 is_gated = math.isnan(one["faithfulness"])
                 assert row["is_known_to"][t] == (not is_gated)
                 found = row["faithfulness"][s][t]
-                assert found is None if is_gated else found == pytest.approx(
-                    one["faithfulness"], rel=1e-4, abs=1e-5
+                assert (
+                    found is None
+                    if is_gated
+                    else found == pytest.approx(one["faithfulness"], rel=1e-4, abs=1e-5)
                 )
                 assert row["metric"][s][t] == pytest.approx(one["metric"], rel=1e-4, abs=1e-5)
                 assert row["target_rank"][s][t] == one["target_rank"]
