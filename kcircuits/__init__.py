@@ -38,6 +38,7 @@ _PUBLIC = {
     "Topology": "kcircuits.core.topology",
     "Track": "kcircuits.study.track",
     "TrainingObserver": "kcircuits.lab.training.observer",
+    "Transfer": "kcircuits.study.transfer",
     "attribute": "kcircuits.discovery.attribute",
     "attribute_neurons": "kcircuits.discovery.attribute",
     "bootstrap_faithfulness": "kcircuits.core.bootstrap",

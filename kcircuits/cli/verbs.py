@@ -34,4 +34,5 @@ VERBS: dict[str, Verb] = {
     "status": Verb("status", "cells done, due and failed"),
     "stopping": Verb("stopping", "what stopping rules would have kept and cost"),
     "track": Verb("track", "how circuits change from epoch to epoch"),
+    "transfer": Verb("transfer", "what circuits of an epoch do on the weights of others"),
 }

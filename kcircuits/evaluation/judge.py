@@ -1,14 +1,14 @@
 """Runs many circuits of the same facts on the same prompts: what all of them share is run once."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kcircuits.core.ablation import Ablation, require_ablation
@@ -150,6 +150,25 @@ class Judge:
         for name in ("clean", "empty", "circuit"):
             self._require_finite(name, getattr(found, name))
         return found
+
+    def run_edges(
+        self,
+        circuits: Sequence[Sequence[Int[np.ndarray, " edge"]]],
+        progress: Callable[[int], object] | None = None,
+    ) -> Judged:
+        """``run`` on circuits as flat indices of edges, of each circuit one array per fact.
+
+        They take a hundredth of the memory of masks, which are made one circuit at a time.
+        """
+
+        def mask_of(i: int) -> Bool[np.ndarray, "fact n_forward n_backward"]:
+            edge_mask = self.weights.topology.edge_mask
+            mask = np.zeros((len(circuits[i]), *edge_mask.shape), dtype=bool)
+            for fact, edges in enumerate(circuits[i]):
+                mask[fact].flat[edges] = True
+            return mask
+
+        return self.run(len(circuits), mask_of, progress)
 
     def by_fact(self, values: Float[np.ndarray, "prompt *rest"]) -> Float[np.ndarray, "fact *rest"]:
         """Means over each fact's prompts."""

@@ -10,16 +10,14 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kcircuits.plots.lines import add_band, line_style
 from kcircuits.plots.theme import (
-    DASHES,
     GAINED,
     GRID,
     HEAT,
     KEPT,
     LOST,
     MUTED,
-    SERIES,
-    SYMBOLS,
     TEMPLATE,
     as_text,
     empty_figure,
@@ -51,7 +49,7 @@ def curves_figure(lines: Mapping[str, Sequence[Row]]) -> go.Figure:
         for panel, name in enumerate(there, start=1):
             shown = [row for row in rows if row[name] is not None]
             if name == "knowledge":
-                _add_band(figure, shown, i)
+                add_band(figure, shown, i)
             figure.add_scatter(
                 row=panel,
                 col=1,
@@ -63,7 +61,7 @@ def curves_figure(lines: Mapping[str, Sequence[Row]]) -> go.Figure:
                 customdata=[[as_text(label), _interval(row, name)] for row in shown],
                 hovertemplate="%{customdata[0]}, epoch %{x}<br>%{y:.3f}%{customdata[1]}"
                 "<extra></extra>",
-                **_style(i),
+                **line_style(i),
             )
     for panel, name in enumerate(there, start=1):
         figure.update_yaxes(title_text=_PANELS[name], rangemode="tozero", row=panel, col=1)
@@ -130,8 +128,8 @@ def survival_figure(lines: Mapping[str, Sequence[Row]]) -> go.Figure:
         rows = shown[label]
         start = {"k": 0, "survival": 1.0, "low": 1.0, "high": 1.0, "at_risk": rows[0]["at_risk"]}
         points = [start, *rows]
-        _add_band(figure, [p for p in points if p["low"] is not None], i, x="k", shape="hv")
-        style = _style(i)
+        add_band(figure, [p for p in points if p["low"] is not None], i, x="k", shape="hv")
+        style = line_style(i)
         style["line"] = {**style["line"], "shape": "hv"}
         figure.add_scatter(
             x=[point["k"] for point in points],
@@ -196,7 +194,7 @@ def loss_figure(lines: Mapping[str, Sequence[Row]]) -> go.Figure:
             continue
         rows = shown[label]
         ends = {0, len(rows) - 1}
-        style = _style(i)
+        style = line_style(i)
         figure.add_scatter(
             x=[row["loss"] for row in rows],
             y=[row["knowledge"] for row in rows],
@@ -227,46 +225,6 @@ def _zoom(figure: go.Figure, ends: Sequence[float]) -> None:
         text=text, xref="paper", yref="paper", x=1, y=1, xanchor="right", yanchor="top",
         showarrow=False, font={"color": MUTED, "size": 12},
     )  # fmt: skip
-
-
-def _add_band(
-    figure: go.Figure, rows: Sequence[Row], i: int, *, x: str = "epoch", shape: str = "linear"
-) -> None:
-    shown = [row for row in rows if row["low"] is not None and row["high"] is not None]
-    if not shown:
-        return
-    colour = SERIES[i % len(SERIES)]
-    at = [row[x] for row in shown]
-    for name, fill in (("low", None), ("high", "tonexty")):
-        figure.add_scatter(
-            x=at,
-            y=[row[name] for row in shown],
-            mode="lines",
-            line={"width": 0, "shape": shape},
-            fill=fill,
-            fillcolor=_faint(colour),
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=str(i),
-        )
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.13)"
-
-
-def _style(i: int) -> Row:
-    colour, turn = SERIES[i % len(SERIES)], i // len(SERIES)
-    return {
-        "mode": "lines+markers",
-        "line": {"color": colour, "width": 2, "dash": DASHES[turn % len(DASHES)]},
-        "marker": {
-            "color": colour,
-            "size": 7,
-            "symbol": SYMBOLS[i % len(SYMBOLS)] + "-open" * (turn % 2),
-        },
-    }
 
 
 def _interval(row: Row, name: str) -> str:

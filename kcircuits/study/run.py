@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kcircuits.study.inspection import Inspection
     from kcircuits.study.link import Link
     from kcircuits.study.track import Track
+    from kcircuits.study.transfer import Transfer
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -372,6 +373,24 @@ class Run:
         from kcircuits.study.link import link  # imports this module's Run
 
         return link([self], **options)
+
+    def transfer(self, **options: Any) -> "Transfer":
+        """What circuits of an epoch do on the weights of others.
+
+        What was judged before is read from the run folder; the rest needs the models.
+
+        Args:
+            options: As in ``study.transfer_run.transfer_run``: ``sources``, ``targets``, ``by``,
+                ``fact_ids``, ``ablation``, ``metric``, ``n_draws``, ``memory``, ...
+
+        Raises:
+            UsageError: An epoch, fact or option that cannot be meant.
+            IncomparableError: Cells are missing.
+            CheckpointError: A checkpoint is not the one that the run has scored.
+        """
+        from kcircuits.study.transfer_run import transfer_run  # imports this module
+
+        return transfer_run(self, **options)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report of the run, one self-contained HTML page.

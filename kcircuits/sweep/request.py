@@ -59,7 +59,7 @@ class Settings:
             "dtype": self.dtype,
             "device": self.device.split(":")[0],
             "numerics": NUMERICS_VERSION,
-            "libraries": {name: version(name) for name in _LIBRARIES},
+            "libraries": library_versions(),
         }
 
 
@@ -86,6 +86,11 @@ class Request:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise _refused("batch_size", self.batch_size, "at least 1")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    return {name: version(name) for name in _LIBRARIES}
 
 
 def make_settings(

@@ -12,7 +12,7 @@ LIGHT = [  # answer without torch
     "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "Dynamics", "EdgeScores",
     "EpochOverlap", "Evaluation", "Fact", "Faithfulness", "FaithfulnessCurve", "Inspection",
     "KCircuitsError", "Manifest", "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run",
-    "Topology", "Track", "bootstrap_faithfulness", "bootstrap_mean", "bootstrap_ratio",
+    "Topology", "Track", "Transfer", "bootstrap_faithfulness", "bootstrap_mean", "bootstrap_ratio",
     "import_dynamics", "load_facts", "load_manifest", "open_dynamics", "open_run",
     "random_circuits", "read_eap_ig", "replay_rules", "select", "select_nodes", "stop_when",
     "stopping_rule", "write_eap_ig", "write_facts", "write_manifest",

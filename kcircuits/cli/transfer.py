@@ -1,0 +1,248 @@
+"""``kcircuits transfer``: what circuits of one epoch do on the weights of others."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kcircuits.cli.options import add_memory, add_method, common, run_of
+from kcircuits.cli.output import (
+    number_text,
+    print_aligned,
+    print_json,
+    printable,
+    styled,
+    warn,
+)
+from kcircuits.core.ablation import ABLATIONS
+from kcircuits.engine.metrics import METRICS
+from kcircuits.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from kcircuits.study.transfer import Transfer
+
+_WAY = "ratio of means"
+Row = dict[str, Any]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb's parser."""
+    parser = subparsers.add_parser(
+        "transfer",
+        parents=[common()],
+        help="what circuits of an epoch do on the weights of others",
+        description="Runs the circuits of every epoch on the weights of every epoch, on each "
+        "fact's evaluation prompts: faithfulness beside the circuits that those weights give "
+        "themselves, and beside random ones. What was run before is read from the run folder.",
+    )
+    add = parser.add_argument
+    add(
+        "--from",
+        dest="sources",
+        metavar="REFS",
+        help="epochs that circuits come from: ep0..ep9 or first,ep3,last (default: all)",
+    )
+    add("--to", dest="targets", metavar="REFS", help="epochs whose weights they run on, likewise")
+    add("--by", metavar="STRATUM", help="also circuits of these strata on the facts of each")
+    add("--facts", metavar="LIST", help="ids and strata key=value, comma separated (default: all)")
+    add_method(parser)
+    add("--metric", metavar="NAME", help=f"{', '.join(METRICS)} (default: the run's)")
+    judged = ", ".join(name for name in ABLATIONS if name != "optimal")
+    add(
+        "--ablation",
+        metavar="NAME",
+        help=f"what edges outside a circuit carry: {judged} (default: the run's)",
+    )
+    add(
+        "--baseline",
+        type=int,
+        default=1,
+        metavar="N",
+        help="random circuits beside each circuit, layers matched; 0 for none (default: 1)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of intervals and random circuits")
+    add("--device", default="cpu", help="where to compute (default: cpu)")
+    add_memory(parser)
+    add("--html", type=Path, metavar="FILE", help="also write a page to FILE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what is missing, and prints what came out."""
+    from kcircuits.sweep.request import choose_facts
+
+    opened = run_of(args)
+    chosen = choose_facts(opened.facts, args.facts)
+    with _bar(args.quiet) as progress:
+        transfer = opened.transfer(
+            sources=None if args.sources is None else opened.select(args.sources),
+            targets=None if args.targets is None else opened.select(args.targets),
+            by=args.by,
+            fact_ids=[fact.id for fact in chosen],
+            manifest=args.manifest,
+            ablation=args.ablation,
+            metric=args.metric,
+            n_draws=args.baseline,
+            seed=args.seed,
+            device=args.device,
+            memory=args.memory,
+            progress=progress,
+        )
+    if args.html is not None:
+        _write_page(transfer, args.html)
+    if args.json:
+        document = transfer.to_json()
+        print_json(document.pop("schema"), document)
+    else:
+        _print_transfer(transfer)
+        if args.html is not None:
+            print(f"\nwrote {printable(args.html)}")
+    failed = max((row["failed"] for row in transfer.rows), default=0)
+    if failed:
+        warn(f"up to {failed} facts have no circuit at an epoch: left out there")
+    return EXIT_OK
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar over prompts, each of which runs with all circuits; shown when it is due."""
+    from tqdm import tqdm
+
+    bar: tqdm[Any] | None = None
+
+    def advance(n_done: int, n_all: int, epoch: str) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=n_all, unit="prompt", disable=quiet, dynamic_ncols=True)
+        bar.set_description(f"on {printable(epoch)}", refresh=False)
+        bar.update(n_done - bar.n)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _write_page(transfer: "Transfer", file: Path) -> None:
+    from kcircuits.io.atomic import write_atomic
+    from kcircuits.study.transfer_page import transfer_page
+
+    write_atomic(file, transfer_page(transfer))
+
+
+def _print_transfer(transfer: "Transfer") -> None:
+    _print_head(transfer)
+    rows = [row for row in transfer.rows if row["set"] == _WAY]
+    places = "(from: circuits; to: weights)"
+    _print_grid(f"Faithfulness {places}", rows, "faithfulness", "from")
+    _print_grid("Transfer loss: own minus moved", rows, "loss", "from")
+    note = (
+        "  *: the interval over subjects excludes 0, each cell by itself; own: the circuit found on"
+        "\n  those weights; facts that the model does not know at both epochs are left out"
+    )
+    print(styled(note, "dim"))
+    _print_grid("Facts", rows, "facts", "from", form="d")
+    _print_columns(rows)
+    lines = [row for row in transfer.lines if row["set"] == _WAY]
+    _print_grid("Chosen circuits: faithfulness", lines, "faithfulness", "line")
+    _print_grid("Chosen circuits: transfer loss", lines, "loss", "line")
+    _print_strata(transfer)
+
+
+def _print_head(transfer: "Transfer") -> None:
+    params = ", ".join(f"{name} {value}" for name, value in sorted(transfer.params.items()))
+    share = transfer.n_edges / transfer.n_total
+    print(
+        styled(printable(transfer.run), "bold") + f"  {len(transfer.facts)} facts\n"
+        f"  {transfer.method}{f' ({printable(params)})' if params else ''}\n"
+        f"  top {transfer.n_edges:,} of {transfer.n_total:,} edges ({share:.2%}), the others "
+        f"ablated: {transfer.ablation}\n"
+        f"  {transfer.metric} ({transfer.unit}) on evaluation prompts; {_WAY} over facts"
+    )
+
+
+def _print_grid(
+    title: str, rows: Sequence[Row], name: str, down: str, *, form: str = ".2f"
+) -> None:
+    """A value of every pair, its rows by the field ``down``; * where the interval excludes 0."""
+    starts, stops = (list(dict.fromkeys(row[end] for row in rows)) for end in (down, "to"))
+    at = {(row[down], row["to"]): row for row in rows}
+    print(styled(f"\n{title}", "bold"))
+    print_aligned(
+        ["", *map(printable, stops)],
+        [[printable(start), *(_cell(at[start, s], name, form) for s in stops)] for start in starts],
+    )
+
+
+def _cell(row: Row, name: str, form: str) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    is_apart = low is not None and high is not None and (low > 0 or high < 0)
+    if name != "loss":
+        return number_text(row[name], form)
+    return number_text(row[name], form) + ("*" if is_apart else " ")
+
+
+def _print_columns(rows: Sequence[Row]) -> None:
+    """What stands beside the circuits of every epoch on its own weights."""
+    print(styled("\nOn their own weights", "bold"))
+    names = ("own", "half", "random")
+    print_aligned(
+        ["", "facts", "F", "interval", "half", "random", "Hit@1", "Hit@10", "rank"],
+        [
+            [
+                printable(row["to"]),
+                str(row["facts"]),
+                number_text(row[names[0]], ".2f"),
+                _interval(row, "own"),
+                *(number_text(row[name], ".2f") for name in names[1:]),
+                *(number_text(row[name], ".2f") for name in ("hit_at_1", "hit_at_10")),
+                number_text(row["target_rank"], ".1f"),
+            ]
+            for row in rows
+            if row["from"] == row["to"]
+        ],
+    )
+    note = (
+        "  F: faithfulness, 0 without any edge, 1 as the model; half: of circuits found on half of"
+        "\n  the prompts; random: as many edges between the same layers; rank: median over facts"
+    )
+    print(styled(note, "dim"))
+
+
+def _print_strata(transfer: "Transfer") -> None:
+    rows = [row for row in transfer.strata if row["set"] == _WAY]
+    if not rows:
+        return
+    print(styled(f"\nBetween strata ({printable(transfer.by)})", "bold"))
+    print_aligned(
+        ["epoch", "circuit of", "subjects", "facts of", "facts", "F", "interval", "own", "random",
+         "loss", "interval"],
+        [
+            [
+                *map(printable, (row["epoch"], row["from"])),
+                str(row["circuit_entities"]),
+                printable(row["to"]),
+                str(row["facts"]),
+                number_text(row["faithfulness"], ".2f"),
+                _interval(row, "faithfulness"),
+                *(number_text(row[name], ".2f") for name in ("own", "random", "loss")),
+                _interval(row, "loss"),
+            ]
+            for row in rows
+        ],
+        left=(0, 1, 3),
+    )  # fmt: skip
+    note = (
+        "  subjects: in the smallest of the circuits; scores of a fact's own subject are left out"
+        "\n  of every circuit that it is judged by"
+    )
+    print(styled(note, "dim"))
+
+
+def _interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None or high is None:
+        return "-"
+    return f"[{low:.2f}, {high:.2f}]"
