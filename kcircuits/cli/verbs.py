@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
     "manifest": Verb("manifest", "write, check or show the list of checkpoints"),
     "report": Verb("report", "write the report of a run, one HTML page"),
     "lab": Verb("lab", "make a benchmark and train on it"),
+    "lens": Verb("lens", "what heads and layers say about the answers, and where they read it"),
     "ls": Verb("status", "list runs, epochs or facts"),
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),

@@ -151,8 +151,9 @@ def position_groups(
     """
     is_real, empty = batch.pos_mask, np.zeros(batch.clean.shape, dtype=bool)
     subject: Bool[np.ndarray, "prompt pos"] = _or(batch.subject_mask, empty) & is_real
-    pos = np.arange(batch.clean.shape[1])[None, :]
-    is_sink = (pos == 0) & ~(subject & (subject.sum(1, keepdims=True) == 1))
+    pos: Int[np.ndarray, "1 pos"] = np.arange(batch.clean.shape[1], dtype=np.int64)[None, :]
+    is_whole: Bool[np.ndarray, "prompt pos"] = subject & (subject.sum(1, keepdims=True) == 1)
+    is_sink: Bool[np.ndarray, "prompt pos"] = (pos == 0) & ~is_whole
     groups = np.where(is_real, REST, PADDING)
     groups[_relation_mask(batch, relation, empty) & is_real & ~is_sink] = RELATION
     groups[subject & ~is_sink] = SUBJECT

@@ -58,15 +58,24 @@ class Manifest:
 
     def select(self, refs: str) -> tuple[Checkpoint, ...]:
         """Checkpoints that a list means: ``ep0,ep3..ep7,last``; in training order."""
-        chosen: set[int] = set()
-        for part in refs.split(","):
-            start, dots, stop = part.strip().partition("..")
-            low = resolve_ref(start, self.checkpoints)
-            high = resolve_ref(stop, self.checkpoints) if dots else low
-            if high < low:
-                raise UsageError(f"range {part!r} runs backwards", hint=f"write {stop}..{start}")
-            chosen |= set(range(low, high + 1))
-        return tuple(self.checkpoints[i] for i in sorted(chosen))
+        return tuple(self.checkpoints[i] for i in resolve_refs(refs, self.checkpoints))
+
+
+def resolve_refs(refs: str, checkpoints: tuple[Checkpoint, ...]) -> tuple[int, ...]:
+    """Indices of the checkpoints that a list means: ``ep0,ep3..ep7,last``; in training order.
+
+    Raises:
+        UsageError: A part that means no checkpoint, or more than one, or a range backwards.
+    """
+    chosen: set[int] = set()
+    for part in refs.split(","):
+        start, dots, stop = part.strip().partition("..")
+        low = resolve_ref(start, checkpoints)
+        high = resolve_ref(stop, checkpoints) if dots else low
+        if high < low:
+            raise UsageError(f"range {part!r} runs backwards", hint=f"write {stop}..{start}")
+        chosen |= set(range(low, high + 1))
+    return tuple(sorted(chosen))
 
 
 def resolve_ref(ref: str, checkpoints: tuple[Checkpoint, ...]) -> int:

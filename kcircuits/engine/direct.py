@@ -1,4 +1,4 @@
-"""Direct logit attribution by the position that heads read, and the logit lens, in one forward pass.
+"""Direct logit attribution by the positions that heads read, and the logit lens, in one pass.
 
 The final norm's scale s is frozen at its value in the run; then any linear function of the logits
 at the answer position is a sum over everything that was written to the residual stream there,

@@ -64,14 +64,13 @@ def lenses(
 
     def run(index: np.ndarray) -> dict[str, np.ndarray]:
         part = batch.rows(index)
-        width = part.clean.shape[1]
+        width = part.clean.shape[1]  # padding may hold anything: it becomes token 0, and no group
         one_hot = groups[index, :width, None] == np.arange(len(GROUPS))
-        given = (part.clean * part.pos_mask, part.lengths, part.target, part.foil)
-        found = direct_effects(
-            weights,
-            *(torch.as_tensor(array, device=weights.device) for array in given),
-            torch.as_tensor(one_hot, device=weights.device).to(torch.float32),
+        tokens, lengths, target, foil, group = (
+            torch.as_tensor(array, device=weights.device)
+            for array in (part.clean * part.pos_mask, part.lengths, part.target, part.foil, one_hot)
         )
+        found = direct_effects(weights, tokens, lengths, target, foil, group.to(torch.float32))
         return {name: tensor.cpu().numpy() for name, tensor in found._asdict().items()}
 
     parts: list[dict[str, np.ndarray]] = []

@@ -56,11 +56,18 @@ class Settings:
             "params": dict(self.params),
             "fraction": self.fraction,
             "n_edges": self.n_edges,
-            "dtype": self.dtype,
-            "device": self.device.split(":")[0],
-            "numerics": NUMERICS_VERSION,
-            "libraries": {name: version(name) for name in _LIBRARIES},
+            **arithmetic(self.dtype, self.device),
         }
+
+
+def arithmetic(dtype: str, device: str) -> dict[str, Any]:
+    """What the last bits of numbers depend on: types, device, versions."""
+    return {
+        "dtype": dtype,
+        "device": device.split(":")[0],
+        "numerics": NUMERICS_VERSION,
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
