@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb("inspect", "all about one fact: prompts, epochs, edges and their history"),
     "lab": Verb("lab", "make a benchmark and train on it"),
     "link": Verb("link", "whether circuits change before facts are forgotten"),
+    "lens": Verb("lens", "what heads and layers say about the answers, and where they read it"),
     "ls": Verb("status", "list runs, epochs or facts"),
     "run": Verb("run", "find and evaluate the circuits of all facts at all epochs"),
     "status": Verb("status", "cells done, due and failed"),

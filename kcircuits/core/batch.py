@@ -32,6 +32,10 @@ class PromptBatch:
         candidates: Tokens of the answers among which each row's target is ranked, the target's
             among them; empty where the fact names none.
         subject_mask: True at the tokens of the subject; None where it is not known.
+        text_mask: True at the tokens of the prompt's own text, which leaves out what a tokenizer or
+            chat template adds; None where it is not known.
+        relation_mask: True at the tokens of the prompt's ``relation_span``, where it has one; None
+            where it is not known.
         kinds: How each row asks; None where all rows are paraphrases.
     """
 
@@ -46,6 +50,8 @@ class PromptBatch:
     uses: tuple[Use, ...] | None = None
     candidates: tuple[tuple[Answer, ...], ...] = ()
     subject_mask: Bool[np.ndarray, "prompt pos"] | None = None
+    text_mask: Bool[np.ndarray, "prompt pos"] | None = None
+    relation_mask: Bool[np.ndarray, "prompt pos"] | None = None
     kinds: tuple[Kind, ...] | None = None
 
     @classmethod
@@ -152,6 +158,10 @@ class PromptBatch:
         index = np.arange(len(self))[index]
         kept: list[int] = index.tolist()
         width = int(self.lengths[index].max(initial=1))
+
+        def chosen(mask: Bool[np.ndarray, "prompt pos"] | None) -> Any:
+            return None if mask is None else mask[index, :width]
+
         return replace(
             self,
             clean=self.clean[index, :width],
@@ -163,7 +173,9 @@ class PromptBatch:
             prompt_idx=self.prompt_idx[index],
             uses=None if self.uses is None else tuple(self.uses[i] for i in kept),
             candidates=tuple(self.candidates[i] for i in kept) if self.candidates else (),
-            subject_mask=None if self.subject_mask is None else self.subject_mask[index, :width],
+            subject_mask=chosen(self.subject_mask),
+            text_mask=chosen(self.text_mask),
+            relation_mask=chosen(self.relation_mask),
             kinds=None if self.kinds is None else tuple(self.kinds[i] for i in kept),
         )
 

@@ -13,8 +13,9 @@ from kcircuits.engine.layers import (
     BackwardRules,
     KeysValues,
     Normalised,
-    attend,
     attention_output,
+    attention_pattern,
+    mixed_values,
     mlp_hidden,
     mlp_written,
     normalise,
@@ -48,6 +49,33 @@ class At(NamedTuple):
     pos: Tensor
 
 
+class LayerRun(NamedTuple):
+    """What one layer of a forward pass leaves behind; see ``Record``, and ``pattern`` of heads."""
+
+    layer: int
+    resid_pre: Tensor
+    attention_norm: Normalised
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pattern: Tensor
+    finished: KeysValues
+    z: Tensor
+    attention_out: Tensor
+    mlp_in: Tensor
+    mlp_hidden: Tensor
+    mlp_out: Tensor
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Is shown every layer as it was run."""
+
+    def see(self, run: LayerRun) -> None:
+        """Keeps of a layer what is wanted."""
+        ...
+
+
 @dataclass
 class Record:
     """What a forward pass leaves behind, one entry per layer.
@@ -73,6 +101,21 @@ class Record:
     mlp_in: list[Tensor] = field(default_factory=list)
     finished: list[KeysValues] = field(default_factory=list)
     final_in: Tensor | None = None
+
+    def see(self, run: LayerRun) -> None:
+        """Keeps everything but the attention pattern."""
+        self.resid_pre.append(run.resid_pre)
+        self.z.append(run.z)
+        self.attention_out.append(run.attention_out)
+        self.mlp_out.append(run.mlp_out)
+        self.q.append(run.q)
+        self.k.append(run.k)
+        self.v.append(run.v)
+        self.attention_norm.append(run.attention_norm)
+        self.mlp_in.append(run.mlp_in)
+        self.finished.append(run.finished)
+        if self.with_hidden:
+            self.mlp_hidden.append(run.mlp_hidden)
 
 
 def embed(weights: TransformerWeights, tokens: Int[Tensor, "row pos"]) -> Tensor:
@@ -147,16 +190,19 @@ def run_layers(
     *,
     first: int = 0,
     prefix: Prefix | None = None,
-    record: Record | None = None,
+    record: Recorder | None = None,
     rules: BackwardRules = GRADIENT,
     replaced: Replaced | None = None,
 ) -> Float[Tensor, "row pos d_model"]:
     """The residual stream after the last layer, from the one before layer ``first``."""
+    with_hidden = isinstance(record, Record) and record.with_hidden
     for layer in range(first, weights.topology.n_layers):
         attention, mlp = weights.attention[layer], weights.mlp[layer]
         normed = normalise(resid, attention.norm, rules)
         q, k, v = project(normed.output, attention, weights.topology.n_heads, weights.d_head)
-        z, finished = attend(q, k, v, attention, None if prefix is None else prefix[layer], rules)
+        before = None if prefix is None else prefix[layer]
+        pattern, finished = attention_pattern(q, k, v, attention, before, rules)
+        z = mixed_values(pattern, finished, rules)
         mixed = attention_output(z, attention, rules)
         if replaced is not None and (replaced.kind, replaced.layer) == ("attention", layer):
             mixed = replaced.output
@@ -167,24 +213,29 @@ def run_layers(
         written = mlp_written(hidden, mlp, rules)
         if replaced is not None and (replaced.kind, replaced.layer) == ("mlp", layer):
             written = replaced.output
-            if record is not None and record.with_hidden:
+            if with_hidden:
                 # What is written does not move with the model any more, but with its neurons.
                 hidden = hidden.detach().requires_grad_()
                 moved = mlp_written(hidden, mlp, rules)
                 written = written + (moved - moved.detach())
         if record is not None:
-            record.resid_pre.append(resid)
-            record.z.append(z)
-            record.attention_out.append(mixed)
-            record.mlp_out.append(written)
-            record.q.append(q)
-            record.k.append(k)
-            record.v.append(v)
-            record.attention_norm.append(normed)
-            record.mlp_in.append(mlp_in)
-            record.finished.append(finished)
-            if record.with_hidden:
-                record.mlp_hidden.append(hidden)
+            record.see(
+                LayerRun(
+                    layer=layer,
+                    resid_pre=resid,
+                    attention_norm=normed,
+                    q=q,
+                    k=k,
+                    v=v,
+                    pattern=pattern,
+                    finished=finished,
+                    z=z,
+                    attention_out=mixed,
+                    mlp_in=mlp_in,
+                    mlp_hidden=hidden,
+                    mlp_out=written,
+                )
+            )
         resid = after_attention + written
     return resid
 

@@ -90,7 +90,23 @@ def attend(
     prefix: KeysValues | None,
     rules: BackwardRules = GRADIENT,
 ) -> tuple[Float[Tensor, "row n_heads pos d_head"], KeysValues]:
-    """Mixes values by attention, after qk-norm, clipping and rotary embedding.
+    """Mixes values by attention: the mixed values of each head, and the finished keys and values.
+
+    Arguments are those of ``attention_pattern``.
+    """
+    pattern, finished = attention_pattern(q, k, v, attention, prefix, rules)
+    return mixed_values(pattern, finished, rules), finished
+
+
+def attention_pattern(
+    q: Float[Tensor, "row n_heads pos d_head"],
+    k: Float[Tensor, "row n_heads pos d_head"],
+    v: Float[Tensor, "row n_heads pos d_head"],
+    attention: AttentionWeights,
+    prefix: KeysValues | None,
+    rules: BackwardRules = GRADIENT,
+) -> tuple[Float[Tensor, "row n_heads pos _"], KeysValues]:
+    """How much each position attends to each, after qk-norm, clipping and rotary embedding.
 
     A qk-norm over all heads together takes its scale from the queries (keys) that all heads have
     in this run: that is what a head's private input means where its norm is shared.
@@ -104,7 +120,7 @@ def attend(
         rules: Of the backward pass.
 
     Returns:
-        The mixed values of each head, and the finished keys and values.
+        The pattern of each head, and the finished keys and values.
     """
     start = 0 if prefix is None else prefix[0].shape[2]
     if attention.q_norm is not None:
@@ -123,9 +139,15 @@ def attend(
     if rules.halve_attention:
         scores = _halved(scores)
     scores = soft_capped(scores, attention.soft_cap).masked_fill(mask, float("-inf"))
-    pattern = _softmax(scores, rules.softmax_temperature).to(v.dtype)
-    mixed = pattern @ v
-    return _halved(mixed) if rules.halve_attention else mixed, (k, v)
+    return _softmax(scores, rules.softmax_temperature).to(v.dtype), (k, v)
+
+
+def mixed_values(
+    pattern: Float[Tensor, "row n_heads pos _"], finished: KeysValues, rules: BackwardRules
+) -> Float[Tensor, "row n_heads pos d_head"]:
+    """The values that each head mixes."""
+    mixed = pattern @ finished[1]
+    return _halved(mixed) if rules.halve_attention else mixed
 
 
 def _normalise_heads(

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kcircuits.core.batch import Answer, PromptBatch
-from kcircuits.core.facts import Fact, Prompt
+from kcircuits.core.facts import Fact, Prompt, Span
 from kcircuits.errors import FactsError, UsageError
 from kcircuits.io.input_file import shown
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPrompt:
-    """One prompt as token ids; ``candidates`` holds the target, or nothing."""
+    """One prompt as token ids; ``candidates`` holds the target, or nothing.
+
+    ``subject``, ``text`` and ``relation`` say of each token whether it is one of them.
+    """
 
     fact_idx: int
     prompt_idx: int
@@ -39,6 +42,8 @@ class EncodedPrompt:
     foil: Answer
     candidates: tuple[Answer, ...]
     subject: tuple[bool, ...]
+    text: tuple[bool, ...]
+    relation: tuple[bool, ...]
 
 
 def tokenize(model: "Model", facts: Sequence[Fact]) -> PromptBatch:
@@ -97,6 +102,8 @@ def tokenize_facts(tokenizer: Any, facts: Sequence[Fact]) -> PromptBatch:
         uses=tuple(facts[row.fact_idx].use_of(row.prompt_idx) for row in rows),
         candidates=tuple(row.candidates for row in rows),
         subject_mask=_padded([row.subject for row in rows]).astype(bool),
+        text_mask=_padded([row.text for row in rows]).astype(bool),
+        relation_mask=_padded([row.relation for row in rows]).astype(bool),
         kinds=tuple(
             facts[row.fact_idx].prompts[row.prompt_idx].kind or "paraphrase" for row in rows
         ),
@@ -155,6 +162,8 @@ def _encode(tokenizer: Any, fact: Fact, fact_idx: int, prompt_idx: int) -> Encod
             "end clean and corrupt alike",
         )
     _check_distinct([(target, prompt.target), (foil, prompt.foil)], "foil", place)
+    spans = (_subject_span(fact, prompt), (0, len(prompt.clean)), prompt.relation_span)
+    subject, text, relation = _tokens_of(tokenizer, prompt, clean, len(ids[0]), spans)
     return EncodedPrompt(
         fact_idx=fact_idx,
         prompt_idx=prompt_idx,
@@ -163,31 +172,43 @@ def _encode(tokenizer: Any, fact: Fact, fact_idx: int, prompt_idx: int) -> Encod
         target=target,
         foil=foil,
         candidates=_candidates(prompt, ids[0], ids[5:], target, place),
-        subject=_subject_tokens(tokenizer, fact, prompt, clean, len(ids[0])),
+        subject=subject,
+        text=text,
+        relation=relation,
     )
 
 
-def _subject_tokens(
-    tokenizer: Any, fact: Fact, prompt: Prompt, text: str, n_tokens: int
-) -> tuple[bool, ...]:
-    """Which tokens of the whole clean text overlap the subject; none where it is not found.
+def _tokens_of(
+    tokenizer: Any, prompt: Prompt, text: str, n_tokens: int, spans: Sequence[Span | None]
+) -> list[tuple[bool, ...]]:
+    """For each span of the clean prompt, which tokens of the whole text overlap it.
 
-    The prompt's ``subject_span`` says where it is, else its first mention does.
+    None do where there is no span, or the tokenizer does not tell where its tokens are.
     """
     nowhere = (False,) * n_tokens
     offset = text.find(prompt.clean)
-    span = prompt.subject_span
-    if span is None and fact.subject in prompt.clean:
-        start = prompt.clean.index(fact.subject)
-        span = (start, start + len(fact.subject))
-    if span is None or offset < 0 or not getattr(tokenizer, "is_fast", False):
-        return nowhere
+    if offset < 0 or not getattr(tokenizer, "is_fast", False):
+        return [nowhere] * len(spans)
     encoded = tokenizer(
         text, add_special_tokens=prompt.template == "raw", return_offsets_mapping=True
     )
-    first, last = (place + offset for place in span)
-    inside = [start < last and end > first for start, end in encoded["offset_mapping"]]
-    return tuple(inside) if len(inside) == n_tokens else nowhere
+    places = encoded["offset_mapping"]
+    if len(places) != n_tokens:
+        return [nowhere] * len(spans)
+    return [
+        nowhere
+        if span is None
+        else tuple(start < span[1] + offset and end > span[0] + offset for start, end in places)
+        for span in spans
+    ]
+
+
+def _subject_span(fact: Fact, prompt: Prompt) -> Span | None:
+    """Where the subject is: the prompt's ``subject_span``, else its first mention."""
+    if prompt.subject_span is not None or fact.subject not in prompt.clean:
+        return prompt.subject_span
+    start = prompt.clean.index(fact.subject)
+    return start, start + len(fact.subject)
 
 
 def _check_distinct(answers: Sequence[tuple[Answer, str]], field: str, place: str) -> None:

@@ -28,6 +28,7 @@ from kcircuits.evaluation.curve import faithfulness_curve
 from kcircuits.evaluation.evaluate import summarise
 from kcircuits.evaluation.judge import Judge
 from kcircuits.models import tokenize
+from kcircuits.study.epoch_model import load_epoch
 from kcircuits.study.evaluation import AREAS, BASELINES, Evaluation
 from kcircuits.study.run import Run
 from kcircuits.study.scored_model import load_scored
@@ -94,6 +95,7 @@ def evaluate_run(
     require_ablation(ablated, is_evaluation=True)
     n_bytes = parse_memory(memory)
     model = load_scored(run, record.id, manifest, device)
+    model = load_epoch(run, record.id, manifest=manifest, device=device)
     facts = tuple(fact for fact in run.facts if fact.id in chosen)
     batch = tokenize(model, facts)
     circuits = select(scores, n_edges=size)

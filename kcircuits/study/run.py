@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kcircuits.study.link import Link
     from kcircuits.study.track import Track
     from kcircuits.study.transfer import Transfer
+    from kcircuits.study.lenses import RunLenses
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -391,6 +392,30 @@ class Run:
         from kcircuits.study.transfer_run import transfer_run  # imports this module
 
         return transfer_run(self, **options)
+
+    def lenses(
+        self,
+        refs: Sequence[str] | None = None,
+        facts: Sequence[str] | None = None,
+        *,
+        by: str | None = None,
+    ) -> "RunLenses":
+        """Contributions, roles of heads and logit lens, as ``kcircuits lens`` has computed them.
+
+        Args:
+            refs: References to epochs; default all that have lenses.
+            facts: Which facts; default all. Those that an epoch lacks are left out.
+            by: Stratum key to group facts by.
+
+        Raises:
+            IncomparableError: An epoch that was named has no lenses, no fact has them at all
+                epochs, or they were computed with different settings.
+            UsageError: There is no such epoch, fact or stratum.
+            StoreCorruptError: What was read is not what was written.
+        """
+        from kcircuits.study.lenses import read_lenses  # imports this module's Run
+
+        return read_lenses(self, refs, facts, by=by)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report of the run, one self-contained HTML page.

@@ -60,7 +60,18 @@ class Settings:
             "device": self.device.split(":")[0],
             "numerics": NUMERICS_VERSION,
             "libraries": library_versions(),
+            **arithmetic(self.dtype, self.device),
         }
+
+
+def arithmetic(dtype: str, device: str) -> dict[str, Any]:
+    """What the last bits of numbers depend on: types, device, versions."""
+    return {
+        "dtype": dtype,
+        "device": device.split(":")[0],
+        "numerics": NUMERICS_VERSION,
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,101 @@
+"""Lenses on every family: contributions add up to transformers' logits, attention is its attention.
+
+The oracle is transformers alone, one prompt at a time and without padding.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kcircuits as kc
+from kcircuits.core.lenses import GROUPS, position_groups
+from kcircuits.models.backend import set_rotary_tables
+from kcircuits.models.reference import double_throughout
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def loaded(variant: str, tiny_folder: MakeFolder) -> kc.Model:
+    """Each variant in float64, its rotary angles too."""
+    model = kc.load_model(tiny_folder(variant), dtype=torch.float64)
+    set_rotary_tables(model.hooked, torch.float64)
+    return model
+
+
+@pytest.fixture
+def known_places(batch: kc.PromptBatch) -> kc.PromptBatch:
+    """The prompts with a subject at their third and fourth token."""
+    subject = np.zeros(batch.clean.shape, dtype=bool)
+    subject[:, 2:4] = True
+    return replace(batch, subject_mask=subject, text_mask=np.ones_like(subject))
+
+
+def plain_run(plain: Any, tokens: Any) -> tuple[Any, list[Any]]:
+    """Logits after the last token, and each layer's attention from there [head, key]."""
+    plain.set_attn_implementation("eager")
+    with torch.no_grad(), double_throughout(torch.float64):
+        out = plain(torch.as_tensor(tokens)[None], output_attentions=True, use_cache=False)
+    return out.logits[0, -1].numpy(), [layer[0, :, -1].numpy() for layer in out.attentions]
+
+
+def uncapped(logits: Any, plain: Any) -> Any:
+    cap = getattr(plain.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * np.arctanh(logits / cap)
+
+
+def test_contributions_add_up_to_the_logits_of_transformers(
+    variant: str,
+    loaded: kc.Model,
+    known_places: kc.PromptBatch,
+    tiny_folder: MakeFolder,
+    plain_model: Callable[..., Any],
+) -> None:
+    batch, plain = known_places, plain_model(tiny_folder(variant))
+    found = kc.lenses(loaded, batch)
+    groups = position_groups(batch)
+    for i, n in enumerate(batch.lengths):
+        logits, patterns = plain_run(plain, batch.clean[i, :n])
+        before = uncapped(logits, plain)
+        (target,), (foil,) = batch.targets[i], batch.foils[i]
+        sums = found.total[i]
+        assert sums[0] + found.mean_logit[i] == pytest.approx(before[target], rel=1e-9, abs=1e-9)
+        assert found.mean_logit[i] == pytest.approx(before.mean(), rel=1e-9, abs=1e-9)
+        assert sums[1] == pytest.approx(before[target] - before[foil], rel=1e-9, abs=1e-9)
+        for layer, pattern in enumerate(patterns):
+            for group in range(len(GROUPS)):
+                mass = pattern[:, groups[i, :n] == group].sum(1)
+                np.testing.assert_allclose(found.attention[i, layer, :, group], mass, atol=1e-7)
+        logprobs = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        assert found.logprob[i, -1] == pytest.approx(logprobs[target], rel=1e-9)
+        assert found.rank[i, -1] == 1 + (logits > logits[target]).sum()
+    np.testing.assert_allclose(found.attention.sum(-1), 1)
+    assert np.abs(found.heads).max() > 1e-3
+
+
+def test_the_last_depth_is_what_probing_says(loaded: kc.Model, batch: kc.PromptBatch) -> None:
+    found = kc.lenses(loaded, batch)
+    for row, logprob, rank in zip(
+        kc.probe(loaded, batch), found.logprob[:, -1], found.rank[:, -1], strict=True
+    ):
+        assert logprob == pytest.approx(row["logprob"], rel=1e-5)
+        assert rank == row["rank"]
+    np.testing.assert_allclose(found.prob[:, -1], [r["prob"] for r in kc.probe(loaded, batch)],
+                               rtol=1e-5)  # fmt: skip
+
+
+def test_numbers_depend_on_neither_chunks_nor_padding(
+    loaded: kc.Model, known_places: kc.PromptBatch
+) -> None:
+    whole, single = kc.lenses(loaded, known_places), kc.lenses(loaded, known_places, memory=1)
+    for name in ("heads", "mlps", "embedding", "constant", "attention", "logprob", "rank"):
+        np.testing.assert_allclose(
+            getattr(whole, name), getattr(single, name), rtol=1e-9, atol=1e-12, err_msg=name
+        )
+    alone = kc.lenses(loaded, known_places.rows([1]))
+    np.testing.assert_allclose(alone.heads[0], whole.heads[1], rtol=1e-9, atol=1e-12)
