@@ -48,7 +48,7 @@ def top_mask(
     """
     if n_edges >= size.shape[1]:
         return size > 0
-    return _mask_above(size, _nth_largest(size, n_edges), n_edges)
+    return _mask_above(size, nth_largest(size, n_edges), n_edges)
 
 
 def relabelled_half_circuits(
@@ -109,7 +109,7 @@ def _one_side(
         own = np.stack([rows, rows + len(swaps)])
     masks = np.empty((*choices.shape[:2], scores.shape[1]), dtype=bool)
     for split, (prompts, choice) in enumerate(zip(members, choices, strict=True)):
-        size = _sum_rows(scores, 2 * prompts + choice)
+        size = sum_rows(scores, 2 * prompts + choice)
         np.abs(size, out=size)
         if floor == 0:
             masks[split] = top_mask(size, n_edges)
@@ -117,7 +117,7 @@ def _one_side(
         near = np.nonzero((size >= floor).any(0))[0]
         if len(near) < n_edges:
             return None
-        cutoffs = _nth_largest(size[:, near], n_edges)
+        cutoffs = nth_largest(size[:, near], n_edges)
         if (cutoffs < floor).any():
             return None
         masks[split] = _mask_above(size, cutoffs, n_edges)
@@ -132,8 +132,8 @@ def _smallest_sum(
     """The smallest |sum| in the circuits of these halves at either epoch."""
     if n_edges >= scores.shape[2]:
         return 0.0
-    sums = np.concatenate([_sum_rows(epoch, half[None]) for epoch in scores for half in halves])
-    return float(_nth_largest(np.abs(sums), n_edges).min())
+    sums = np.concatenate([sum_rows(epoch, half[None]) for epoch in scores for half in halves])
+    return float(nth_largest(np.abs(sums), n_edges).min())
 
 
 def _largest_sum(
@@ -160,14 +160,15 @@ def _mask_above(
     return mask
 
 
-def _nth_largest(
+def nth_largest(
     size: Float[np.ndarray, "circuit candidate"], n: int
 ) -> Float[np.ndarray, " circuit"]:
+    """The n-th largest entry of each row."""
     place = size.shape[1] - n
     return np.partition(size, place, axis=1)[:, place]
 
 
-def _sum_rows(
+def sum_rows(
     values: Float[np.ndarray, "row candidate"], index: Int[np.ndarray, "sum member"]
 ) -> Float[np.ndarray, "sum candidate"]:
     """Sums of rows, one member after the other.
