@@ -13,20 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from kcircuits.analysis.overlap.between_facts import (
-    Contrast,
-    FactPairs,
-    PairGroup,
-    ceilings,
-    contrast,
-    exchanged,
-    pool_pairs,
-)
-from kcircuits.analysis.overlap.clusters import N_PERMUTATIONS, Clusters, agreement, find_clusters
+from kcircuits.analysis.overlap.between_facts import FactPairs, ceilings
+from kcircuits.analysis.overlap.clusters import Clusters, find_clusters
+from kcircuits.analysis.overlap.contrast import Contrast, contrast
 from kcircuits.analysis.overlap.corrected import Level
 from kcircuits.analysis.overlap.fact_halves import cross_overlaps, meet_own_templates
 from kcircuits.analysis.overlap.turnover import MIN_CEILING
-from kcircuits.analysis.overlap.verdict import LOW_CEILING
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
 from kcircuits.core.provenance import Provenance
@@ -34,6 +26,15 @@ from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
 from kcircuits.io.run_record import CheckpointRecord
 from kcircuits.study.alignment import check_comparable
+from kcircuits.study.between_facts_tables import (
+    RELATION,
+    Row,
+    agreement_rows,
+    contrast_row,
+    fact_rows,
+    group_rows,
+    strata_rows,
+)
 from kcircuits.study.diff_tables import number
 from kcircuits.study.fact_cells import resolve_epochs, stream_facts
 from kcircuits.study.halved_facts import HalvedFact, all_items, halve
@@ -44,8 +45,6 @@ from kcircuits.study.strata import require_stratum, stratum_of
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Row = dict[str, Any]
-RELATION = "relation"
 UNKNOWN, ONE_PROMPT, NO_CELL = "not known", "fewer than 2 discovery prompts", "no cell"
 
 
@@ -174,30 +173,13 @@ class BetweenFacts:
         ``shared_high``, ``shared_matched``, ``reason`` (why there is no number). None where there
         is no number.
         """
-        same = self._labels[:, None] == self._labels
-        groups: list[tuple[str, str | None, Bool[np.ndarray, "fact fact"]]] = [
-            ("within", name, self._compared & same & (self._labels == name))
-            for name in np.unique(self._labels).tolist()
-        ]
-        groups += [
-            ("within", None, self._compared & same),
-            ("between", None, self._compared & ~same),
-            ("one-entity", None, self.pairs.is_one_entity),
-        ]
-        if self.by != RELATION:
-            apart = ~self._compared & ~self.pairs.is_one_entity
-            groups += [
-                ("two-relations", None, apart & ~self._is_one_relation),
-                ("one-stratum-relations", None, apart & self._is_one_relation),
-            ]
-        return [_row(*group[:2], pool_pairs(self.pairs, group[2])) for group in groups]
+        return group_rows(self.pairs, self._compared, self._labels, self._relations, self.by)
 
     @cached_property
     def contrast(self) -> Contrast:
         """Shared within strata minus shared between them, with its verdict."""
-        return contrast(
-            self.pairs, self._compared, self._labels, self._makeup, n_prompts=self.n_prompts
-        )
+        makeup = None if self.by == RELATION else self._relations.tolist()
+        return contrast(self.pairs, self._compared, self._labels, makeup, n_prompts=self.n_prompts)
 
     @cached_property
     def strata_rows(self) -> list[Row]:
@@ -205,25 +187,7 @@ class BetweenFacts:
 
         Pairs of one entity are left out; pairs of two relations are not.
         """
-        names, codes = np.unique(self._labels, return_inverse=True)
-        member = (codes[:, None] == np.arange(len(names))).astype(np.float64)
-        mask = self.pairs.is_pair & ~self.pairs.is_one_entity
-        own = self.pairs.overlaps.own
-        tables = (mask, mask * self.pairs.overlaps.corrected, mask * ceilings(own))
-        n_pairs, tops, bottoms = (member.T @ table @ member for table in tables)
-        return [
-            {
-                "first": str(names[i]),
-                "second": str(names[j]),
-                "pairs": round(n_pairs[i, j]) // (2 if i == j else 1),
-                "shared": float(tops[i, j] / bottoms[i, j])
-                if bottoms[i, j] > 0
-                and min(own[codes == i].mean(), own[codes == j].mean()) >= MIN_CEILING
-                else None,
-            }
-            for i in range(len(names))
-            for j in range(i, len(names))
-        ]
+        return strata_rows(self.pairs, self._labels)
 
     @cached_property
     def clusters(self) -> Clusters:
@@ -240,26 +204,7 @@ class BetweenFacts:
         exchange places within their relation. None without clusters, and where all facts have one
         label or each its own.
         """
-        found, places = self.clusters, self.clusters.facts
-        facts = [self.facts[i] for i in places.tolist()]
-        entities = np.array([fact.subject for fact in facts])
-        relations = np.array([fact.relation for fact in facts])
-        rows = []
-        for label in dict.fromkeys((RELATION, self.by, "entity")):
-            if label == "entity":
-                labels, units, makeup = entities, np.arange(len(facts)).astype(str), relations
-            else:
-                labels = np.array([stratum_of(fact, label) for fact in facts])
-                units, makeup = entities, None if label == RELATION else relations
-            n_groups = len(np.unique(labels))
-            row: Row = {"label": label, "groups": n_groups, "rand": None, "p": None}
-            if found.word == "clusters" and 1 < n_groups < len(facts):
-                kinds = None if makeup is None else makeup.tolist()
-                donors = exchanged(units, kinds, N_PERMUTATIONS, seed=0)
-                agreed = agreement(found.labels, labels, donors)
-                row |= {"rand": agreed.rand, "p": agreed.p}
-            rows.append(row)
-        return rows
+        return agreement_rows(self.clusters, self.facts, self.by)
 
     @cached_property
     def fact_rows(self) -> list[Row]:
@@ -269,26 +214,7 @@ class BetweenFacts:
         its halves share beyond chance), ``cluster`` (1 the largest; None where there are none),
         ``nearest`` (the fact that it shares most with) and ``nearest_shared``.
         """
-        cluster: dict[int, int] = {}
-        if self.clusters.word == "clusters":
-            pairs = zip(self.clusters.facts.tolist(), self.clusters.labels.tolist(), strict=True)
-            cluster = {place: label + 1 for place, label in pairs}
-        others = np.where(self.pairs.is_pair & np.isfinite(self.shared), self.shared, -np.inf)
-        nearest = others.argmax(1).tolist()
-        return [
-            {
-                "fact": one.fact.id,
-                "entity": one.fact.subject,
-                "relation": one.fact.relation,
-                "stratum": str(self._labels[i]),
-                "prompts": one.n_prompts,
-                "own": number(self.pairs.overlaps.own[i]),
-                "cluster": cluster.get(i),
-                "nearest": self.facts[at].id if np.isfinite(others[i, at]) else None,
-                "nearest_shared": number(others[i, at]),
-            }
-            for i, (one, at) in enumerate(zip(self.halved, nearest, strict=True))
-        ]
+        return fact_rows(self.pairs, self.shared, self.clusters, self.halved, self._labels)
 
     def plot(self) -> "go.Figure":
         """Fact x fact heat map in the order of the tree, strata beside it."""
@@ -316,7 +242,7 @@ class BetweenFacts:
             "left_out": {reason: list(ids) for reason, ids in self.left_out.items()},
             "pairs_left_out": self.n_meeting,
             "rows": self.rows,
-            "contrast": _contrast_row(self.contrast),
+            "contrast": contrast_row(self.contrast),
             "strata": self.strata_rows,
             "clusters": {
                 "verdict": found.word,
@@ -345,14 +271,9 @@ class BetweenFacts:
     def _labels(self) -> Shaped[np.ndarray, " fact"]:
         return np.array([stratum_of(fact, self.by) for fact in self.facts])
 
-    @property
-    def _makeup(self) -> list[str] | None:
-        return None if self.by == RELATION else [fact.relation for fact in self.facts]
-
-    @property
-    def _is_one_relation(self) -> Bool[np.ndarray, "fact fact"]:
-        relations = np.array([fact.relation for fact in self.facts])
-        return relations[:, None] == relations
+    @cached_property
+    def _relations(self) -> Shaped[np.ndarray, " fact"]:
+        return np.array([fact.relation for fact in self.facts])
 
     @cached_property
     def _compared(self) -> Bool[np.ndarray, "fact fact"]:
@@ -360,9 +281,9 @@ class BetweenFacts:
         apart = ~self.pairs.is_one_entity
         if self.by == RELATION:
             return apart
-        relations = np.array([fact.relation for fact in self.facts])
+        relations = self._relations
         mixed = [name for name in set(relations) if len(set(self._labels[relations == name])) > 1]
-        return apart & self._is_one_relation & np.isin(relations, mixed)
+        return apart & (relations[:, None] == relations) & np.isin(relations, mixed)
 
 
 def _obstacle(cell: Cell) -> str | None:
@@ -392,38 +313,3 @@ def _pairs(halved: Sequence[HalvedFact], topology: Topology, level: Level) -> Fa
         entities=np.array([one.fact.subject for one in halved]),
         is_pair=is_pair,
     )
-
-
-def _row(group: str, stratum: str | None, found: PairGroup) -> Row:
-    reason = None
-    if not found.n_pairs:
-        reason = "no pair"
-    elif not found.has_ceiling:
-        reason = LOW_CEILING
-    return {
-        "group": group,
-        "stratum": stratum,
-        "pairs": found.n_pairs,
-        "facts": found.n_facts,
-        "entities": found.shared.n_entities,
-        "jaccard": number(found.jaccard),
-        "ceiling": number(found.ceiling),
-        "chance": number(found.chance),
-        "chance_matched": number(found.matched_chance),
-        "shared": number(found.shared.estimate),
-        "shared_low": number(found.shared.low),
-        "shared_high": number(found.shared.high),
-        "shared_matched": number(found.matched_shared),
-        "reason": reason,
-    }
-
-
-def _contrast_row(found: Contrast) -> Row:
-    return {
-        "difference": number(found.difference.estimate),
-        "difference_low": number(found.difference.low),
-        "difference_high": number(found.difference.high),
-        "p": number(found.p),
-        "verdict": found.word,
-        "reason": found.reason,
-    }

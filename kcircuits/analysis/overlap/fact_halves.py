@@ -205,8 +205,9 @@ def _rows(
 
 def _block_counts(half: "csr_matrix", items: Items) -> Float[np.ndarray, "fact block"]:
     """How many items of each block each circuit has."""
-    n_facts, n_blocks = half.shape[0], len(items.block_sizes)
-    fact = np.repeat(np.arange(n_facts), np.diff(half.indptr))
+    n_per_fact, n_blocks = np.diff(half.indptr), len(items.block_sizes)
+    n_facts = len(n_per_fact)
+    fact = np.repeat(np.arange(n_facts), n_per_fact)
     cells = fact * n_blocks + items.block[half.indices]
     counts = np.bincount(cells, minlength=n_facts * n_blocks)
     return counts.reshape(n_facts, n_blocks).astype(np.float64)

@@ -14,12 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from kcircuits.analysis.overlap.between_facts import (
-    N_PERMUTATIONS,
-    SharedInterval,
-    exchanged,
-    jackknife_pairs,
-)
+from kcircuits.analysis.overlap.between_facts import SharedInterval, jackknife_pairs
+from kcircuits.analysis.overlap.contrast import N_PERMUTATIONS, exchanged
 from kcircuits.analysis.overlap.corrected import Items
 from kcircuits.analysis.overlap.fact_halves import FactHalves, cross_overlaps
 from kcircuits.analysis.overlap.turnover import MIN_CEILING
@@ -73,7 +69,7 @@ def own_facts(
     shown = np.zeros(n_facts, dtype=bool)
     reproduced = np.zeros((2, n_facts))
     for relation in np.unique(relations):
-        places = np.flatnonzero(relations == relation)
+        places = np.flatnonzero(relations == relation).tolist()
         if len(places) < 2:
             continue
         shown[places] = True
