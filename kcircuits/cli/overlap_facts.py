@@ -138,3 +138,6 @@ def _print_clusters(found: "BetweenFacts") -> None:
             strata[row["stratum"]] = strata.get(row["stratum"], 0) + 1
         told = ", ".join(f"{printable(name)} {count}" for name, count in sorted(strata.items()))
         print(f"  group {number}: {len(members)} facts ({told})")
+    alone = len(found.halved) - sum(row["cluster"] is not None for row in found.fact_rows)
+    if alone:
+        print(f"  in no group: {alone} facts")

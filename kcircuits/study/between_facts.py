@@ -254,6 +254,7 @@ class BetweenFacts:
                     for n, value in enumerate(found.stability.tolist(), start=2)
                 ],
                 "p": number(found.p),
+                "separation": number(found.separation),
                 "agreement": self.agreements,
             },
             "facts": self.fact_rows,

@@ -6,15 +6,21 @@ which would bias averages upwards. Average linkage does not mind: a constant add
 distances is added to all heights, so it runs on distances made positive and the constant is taken
 off again.
 
+A tree cut into two often gives one fact and all the others, which says something of that fact and
+nothing of groups. So a *cluster* has three facts at least; a cut into n clusters is the coarsest
+that has n of them, and the facts of smaller ones stand alone.
+
 A tree can be cut anywhere, also one that grew from noise. So the discovery prompts are split into
 two sets, each of which gives a tree of its own from its two halves: two clusterings that share no
 prompt. Their agreement (adjusted Rand index, mean over the splits) is the *stability* of a number
-of clusters; the number is that of the largest one, and a permutation of the facts between the two
-sets of clusterings says what the largest would be by chance. Beyond chance is not enough: circuits
+of clusters; the number is that of the largest one (the finest, where coarser cuts are as stable),
+and a permutation of the facts between the two sets of clusterings says what the largest would be
+by chance. Beyond chance is not enough: circuits
 that have nothing to do with each other share some edges by accident, and the two sets see the same
-accidents (stability .1 to .15 in simulation, p below .01; planted groups have .9 and more). So
-there are clusters where p <= .05 and stability >= .5; else none beyond noise, whatever the tree
-looks like.
+accidents. So what facts share within clusters must also exceed what they share between them, where
+the clusters are from one set of prompts and the overlaps from the other (*separation*). There are
+clusters where p <= .05, stability >= .5 and separation > .05, the margin of ``contrast``; else none
+beyond noise, whatever the tree looks like.
 
 Source: adjusted Rand index: Hubert and Arabie 1985; stability over splits of the data: Lange et al.
 2004; average linkage: Sokal and Michener 1958.
@@ -28,6 +34,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from kcircuits.analysis.overlap.between_facts import FactPairs, ceilings
+from kcircuits.analysis.overlap.contrast import MORE_ALIKE
 from kcircuits.analysis.overlap.corrected import Items
 from kcircuits.analysis.overlap.fact_halves import FactHalves, cross_overlaps
 from kcircuits.analysis.overlap.swap_test import ALPHA
@@ -38,8 +45,9 @@ Word = Literal["clusters", "no-clusters", "undetermined"]
 MIN_FACTS = 10
 MIN_PROMPTS = 4  # two sets of two halves
 MIN_STABILITY = 0.5
+TIE = 0.02  # where a coarser cut is as stable, both are real: the finer one says more
 MAX_CLUSTERS = 20
-FACTS_PER_CLUSTER = 3  # on average, at the least
+MIN_SIZE = 3  # facts of a cluster
 N_PERMUTATIONS = 499
 ORDERED_UP_TO = 200  # facts; finding the best order of the leaves takes their number cubed
 
@@ -53,9 +61,12 @@ class Clusters:
         reason: Why.
         facts: Places of the facts that take part: those with a ceiling and prompts enough whose
             pairs all compare.
-        labels: Cluster of each of them, 0 the largest; all 0 where there are no clusters.
+        labels: Cluster of each of them, 0 the largest; -1 for facts that stand alone, and for all
+            where there are no clusters.
         stability: Agreement of the two sets of prompts at each number of clusters tried, from 2.
         p: Of the largest of them.
+        separation: Shared within minus shared between the clusters of one set of prompts, in the
+            other; NaN where it was not worked out.
         order: The facts (places in ``facts``) from one end of the tree to the other.
         merges: The tree, as scipy has it; heights are distances.
     """
@@ -66,13 +77,14 @@ class Clusters:
     labels: Int[np.ndarray, " clustered"]
     stability: Float[np.ndarray, " tried"]
     p: float
+    separation: float = np.nan
     order: Int[np.ndarray, " clustered"]
     merges: Float[np.ndarray, "merge 4"]
 
     @property
     def n_clusters(self) -> int:
-        """Number of clusters; 1 where there are none."""
-        return int(self.labels.max(initial=0)) + 1
+        """Number of clusters; 0 where there are none."""
+        return int(self.labels.max(initial=-1)) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,37 +135,40 @@ def find_clusters(
     if len(facts) < 2:
         return Clusters(
             word="undetermined", reason="fewer than 2 facts reproduce their circuits",
-            facts=facts, labels=np.zeros(len(facts), dtype=np.int64), stability=nothing, p=np.nan,
+            facts=facts, labels=np.full(len(facts), -1), stability=nothing, p=np.nan,
             order=np.arange(len(facts)), merges=np.zeros((0, 4)),
         )  # fmt: skip
     similarity = pairs.overlaps.corrected[np.ix_(facts, facts)] / ceilings(own)
     merges = tree(1 - similarity)
     common = {"facts": facts, "order": leaf_order(merges, 1 - similarity), "merges": merges}
-    one = np.zeros(len(facts), dtype=np.int64)
+    alone = np.full(len(facts), -1)
     chosen = [quarters[i] for i in facts]
     if obstacle := _too_little(chosen):
         return Clusters(
-            word="undetermined", reason=obstacle, labels=one, stability=nothing, p=np.nan, **common
+            word="undetermined",
+            reason=obstacle,
+            labels=alone,
+            stability=nothing,
+            p=np.nan,
+            **common,
         )
     sets = [[halves[side] for halves in chosen if halves is not None] for side in (0, 1)]
     # Halves of half the prompts reproduce less: Spearman and Brown's formula for half the length.
     scale = ceilings(own / (2 - own))
-    cuts = [_cuts(halves, items, scale) for halves in sets]
+    shared = [_shared(halves, items, scale) for halves in sets]
+    cuts = [_cuts(tables) for tables in shared]
     stability, p = stability_test(cuts[0], cuts[1], n_permutations=n_permutations, seed=seed)
-    best = int(stability.argmax())
+    best = int(np.flatnonzero(stability >= stability.max() - TIE)[-1])
+    apart = np.mean([separation(cuts[i][:, best], shared[1 - i], scale) for i in (0, 1)])
     told = f"adjusted Rand {stability[best]:.2f} of two sets of the prompts, p = {p:.2g}"
+    common |= {"stability": stability, "p": p, "separation": float(apart)}
     if p > ALPHA or stability[best] < MIN_STABILITY:
-        return Clusters(
-            word="no-clusters", reason=told, labels=one, stability=stability, p=p, **common
-        )
-    return Clusters(
-        word="clusters",
-        reason=told,
-        labels=_by_size(cut(merges, np.array([best + 2]))[0]),
-        stability=stability,
-        p=p,
-        **common,
-    )
+        return Clusters(word="no-clusters", reason=told, labels=alone, **common)
+    if not apart > MORE_ALIKE:
+        reason = f"facts of one group share {apart:+.2f} more than others: {MORE_ALIKE} is needed"
+        return Clusters(word="no-clusters", reason=reason, labels=alone, **common)
+    labels = cut(merges, best + 2)[-1]
+    return Clusters(word="clusters", reason=told, labels=labels, **common)
 
 
 def tree(distance: Float[np.ndarray, "fact fact"]) -> Float[np.ndarray, "merge 4"]:
@@ -182,15 +197,25 @@ def leaf_order(
     return leaves_list(positive)
 
 
-def cut(
-    merges: Float[np.ndarray, "merge 4"], n_clusters: Int[np.ndarray, " tried"]
-) -> Int[np.ndarray, "tried fact"]:
-    """Clusters of each fact where the tree is cut into that many: its last merges undone."""
+def cut(merges: Float[np.ndarray, "merge 4"], most: int) -> Int[np.ndarray, "tried fact"]:
+    """Clusters of each fact where the tree is cut into 2, 3, ... ``most``; -1 stands alone.
+
+    All stand alone in a cut into more clusters than the tree has. Clusters are named by size, 0
+    the largest; of equal ones the one whose first fact comes first.
+    """
     from scipy.cluster.hierarchy import cut_tree
 
     positive = merges.copy()
     positive[:, 2] -= min(float(merges[:, 2].min()), 0.0)
-    return cut_tree(positive, n_clusters=n_clusters).T
+    parts = [_large(labels) for labels in cut_tree(positive).T[::-1]]  # coarsest first
+    counts = np.array([labels.max() + 1 for labels in parts])
+    nothing = np.full(len(merges) + 1, -1)
+    return np.stack(
+        [
+            parts[int((counts == n).argmax())] if (counts == n).any() else nothing
+            for n in range(2, most + 1)
+        ]
+    )
 
 
 def stability_test(
@@ -225,24 +250,26 @@ def adjusted_rand(
 ) -> Float[np.ndarray, " labelling"]:
     """Adjusted Rand index of one grouping with others: 1 equal, 0 as by chance.
 
-    1 where both are one group, or both all facts apart: then no other grouping is possible.
+    0 also where neither has two facts in a group, or both have all facts in one: no other
+    grouping of that kind is possible, so there is nothing to agree on.
 
     Args:
-        x: Group of each fact, from 0.
-        y: Groups of each fact, from 0, one grouping a row.
+        x: Group of each fact, from 0; -1 for a fact that is a group of its own.
+        y: Groups of each fact, likewise, one grouping a row.
     """
-    n_x, n_y, n_facts = int(x.max()) + 1, int(y.max()) + 1, len(x)
-    cells = (np.arange(len(y))[:, None] * n_x + x) * n_y + y
+    n_x, n_y, n_facts = int(x.max()) + 2, int(y.max()) + 2, len(x)  # the last: alone
+    cells = (np.arange(len(y))[:, None] * n_x + x % n_x) * n_y + y % n_y
     table = np.bincount(cells.ravel(), minlength=len(y) * n_x * n_y).reshape(len(y), n_x, n_y)
 
     def n_pairs(counts: np.ndarray) -> np.ndarray:
         return counts * (counts - 1) / 2
 
-    both = n_pairs(table).sum((1, 2))
-    in_x, in_y = n_pairs(table.sum(2)).sum(1), n_pairs(table.sum(1)).sum(1)
+    both = n_pairs(table[:, :-1, :-1]).sum((1, 2))
+    in_x = n_pairs(table.sum(2)[:, :-1]).sum(1)
+    in_y = n_pairs(table.sum(1)[:, :-1]).sum(1)
     expected = in_x * in_y / n_pairs(np.array(n_facts))
     room = (in_x + in_y) / 2 - expected
-    return np.where(room > 0, both - expected, 1) / np.where(room > 0, room, 1)
+    return np.where(room > 0, both - expected, 0) / np.where(room > 0, room, 1)
 
 
 def agreement(
@@ -263,11 +290,36 @@ def agreement(
     return Agreement(rand=float(found[0]), p=float(np.mean(found >= found[0] - 1e-12)))
 
 
-def _cuts(
+def separation(
+    labels: Int[np.ndarray, "split fact"],
+    shared: Float[np.ndarray, "split fact fact"],
+    scale: Float[np.ndarray, "fact fact"],
+) -> float:
+    """Shared within clusters minus shared between them, ratios of sums, mean over the splits.
+
+    Facts that stand alone do not enter.
+
+    Args:
+        labels: Clusters under each split.
+        shared: k_ij / c_ij under each split, of other prompts.
+        scale: c_ij.
+    """
+    found = []
+    for names, table in zip(labels, shared, strict=True):
+        enter = (names >= 0) & (names[:, None] >= 0) & ~np.eye(len(names), dtype=bool)
+        same = names[:, None] == names
+        within, between = (
+            (table * scale)[mask].sum() / max(scale[mask].sum(), 1e-12)
+            for mask in (enter & same, enter & ~same)
+        )
+        found.append(within - between)
+    return float(np.mean(found))
+
+
+def _shared(
     facts: Sequence[FactHalves], items: Items, scale: Float[np.ndarray, "fact fact"]
-) -> Int[np.ndarray, "split tried fact"]:
-    """Clusters of one set of prompts, under each split and for each number of clusters."""
-    tried = np.arange(2, max(2, min(MAX_CLUSTERS, len(facts) // FACTS_PER_CLUSTER)) + 1)
+) -> Float[np.ndarray, "split fact fact"]:
+    """k_ij / c_ij of one set of prompts under each split."""
     found = []
     for split in range(max(len(fact.first) for fact in facts)):
         place = [split % len(fact.first) for fact in facts]
@@ -276,8 +328,14 @@ def _cuts(
             for fact, at in zip(facts, place, strict=True)
         ]
         (overlaps,) = cross_overlaps(alone, alone, [items])
-        found.append(cut(tree(1 - overlaps.corrected / scale), tried))
+        found.append(overlaps.corrected / scale)
     return np.stack(found)
+
+
+def _cuts(shared: Float[np.ndarray, "split fact fact"]) -> Int[np.ndarray, "split tried fact"]:
+    """Clusters of one set of prompts, under each split and for each number of clusters."""
+    most = max(2, min(MAX_CLUSTERS, shared.shape[1] // MIN_SIZE))
+    return np.stack([cut(tree(1 - table), most) for table in shared])
 
 
 def _too_little(quarters: Sequence[tuple[FactHalves, FactHalves] | None]) -> str | None:
@@ -292,9 +350,11 @@ def _too_little(quarters: Sequence[tuple[FactHalves, FactHalves] | None]) -> str
     return None
 
 
-def _by_size(labels: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
-    """Clusters renamed: 0 the largest; of equal ones the one whose first fact comes first."""
+def _large(labels: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
+    """Clusters of three facts and more, named by size; the facts of others are -1."""
     names, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))
     rank = np.empty(len(names), dtype=np.int64)
-    rank[np.lexsort((first, -counts))] = np.arange(len(names))
+    rank[order] = np.arange(len(names))
+    rank[counts < MIN_SIZE] = -1
     return rank[np.searchsorted(names, labels)]
