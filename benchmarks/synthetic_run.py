@@ -134,6 +134,77 @@ def move_edges(
     return second
 
 
+def related_signals(
+    rng: np.random.Generator,
+    groups: Sequence[str],
+    n_total: int,
+    n_edges: int,
+    *,
+    shared: float = 0.0,
+    within: float = 0.0,
+) -> np.ndarray:
+    """True scores [fact, edge] of circuits that share edges.
+
+    Of each circuit the share ``shared`` is in those of all facts, ``within`` in those of its group
+    and the rest is its own. An edge is as strong in every circuit that has it.
+    """
+    order = rng.permutation(n_total)
+    n_shared, n_within = round(shared * n_edges), round(within * n_edges)
+    ends = n_shared + n_within * np.arange(1 + len(set(groups)))
+    parts = dict(zip(dict.fromkeys(groups), np.split(order, ends)[1:], strict=False))
+    signals = 0.05 * rng.lognormal(0, 0.5, (len(groups), n_total))
+    strength = 2 * rng.lognormal(0, 0.5, n_total)
+    for signal, group in zip(signals, groups, strict=True):
+        inside = np.concatenate([order[:n_shared], parts[group]])
+        own = rng.choice(np.setdiff1d(order, inside), n_edges - len(inside), replace=False)
+        circuit = np.concatenate([inside, own])
+        signal[circuit] = strength[circuit]
+    return signals * rng.choice([-1, 1], n_total)
+
+
+def related_scores(
+    rng: np.random.Generator,
+    signals: np.ndarray,
+    templates: Sequence[Sequence[str]],
+    *,
+    noise: float = 0.7,
+    template_noise: float = 0.0,
+) -> list[np.ndarray]:
+    """Scores [prompt, edge] of each fact; prompts of one template share part of their noise."""
+    names = dict.fromkeys(name for rows in templates for name in rows)
+    shared = {name: template_noise * rng.standard_normal(signals.shape[1]) for name in names}
+    return [
+        prompt_scores(rng, signal, len(rows), noise, 1.0) + np.stack([shared[n] for n in rows])
+        for signal, rows in zip(signals, templates, strict=True)
+    ]
+
+
+def make_related_cells(
+    facts: Sequence[Fact],
+    topology: Topology,
+    *,
+    n_edges: int,
+    shared: float = 0.2,
+    within: float = 0.3,
+    noise: float = 0.7,
+    template_noise: float = 0.0,
+    unknown: Sequence[str] = (),
+    seed: int = 0,
+) -> list[Cell]:
+    """Cells of one epoch whose circuits share edges with all facts and with their relation's."""
+    rng = np.random.default_rng(seed)
+    relations = [fact.relation for fact in facts]
+    signals = related_signals(
+        rng, relations, topology.n_edges, n_edges, shared=shared, within=within
+    )
+    templates = [[p.clean.replace(f.subject, "{}") for p in f.prompts] for f in facts]
+    scores = related_scores(rng, signals, templates, noise=noise, template_noise=template_noise)
+    return [
+        _cell(fact, "a", topology, n_edges, rows, is_known=fact.id not in unknown)
+        for fact, rows in zip(facts, scores, strict=True)
+    ]
+
+
 def prompt_scores(
     rng: np.random.Generator, signal: np.ndarray, n_prompts: int, noise: float, cutoff: float
 ) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "BetweenFacts": "kcircuits.study.between_facts",
+    "BetweenRuns": "kcircuits.study.between_runs",
     "BootstrapInterval": "kcircuits.core.bootstrap",
     "Cell": "kcircuits.core.cell",
     "Checkpoint": "kcircuits.core.manifest",

@@ -4,7 +4,7 @@ Scores of two epochs are compared only if the same method, with the same paramet
 numerics, scored the same prompts of the same fact on the same graph.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -59,11 +59,12 @@ def align_cells(cells: Sequence[Cell], topology: Topology) -> AlignedScores:
     return AlignedScores(candidates=flat[union], values=values, is_candidate=is_candidate)
 
 
-def check_comparable(cells: Sequence[Cell]) -> None:
+def check_comparable(cells: Sequence[Cell], *, may_differ: Collection[str] = ()) -> None:
     """Refuses cells that have no common ground.
 
     Args:
         cells: Cells of any facts and epochs.
+        may_differ: What need not be equal: ``method``, ``parameters``, ``discovery prompts``, ...
 
     Raises:
         IncomparableError: Naming what differs, and both values.
@@ -83,12 +84,12 @@ def check_comparable(cells: Sequence[Cell]) -> None:
             "discovery prompts": (fact.prompt_idx.tolist(), cell.prompt_idx.tolist()),
         }
         for what, (here, there) in pairs.items():
-            if here != there:
+            if here != there and what not in may_differ:
                 raise IncomparableError(
                     f"fact {cell.fact_id!r}: {what} is {here} in one cell and {there} in another; "
                     "only equal ones compare",
                     field=what,
-                    hint="compute both epochs in one run: kcircuits run",
+                    hint="compute both with the same settings: kcircuits run",
                 )
 
 

@@ -16,6 +16,7 @@ from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
 from kcircuits.study.alignment import align_cells
 from kcircuits.study.strata import stratum_of
+from kcircuits.study.templates import row_templates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ def compare_cells(
     return FactDiff(
         fact=fact,
         templates=templates_of(fact, pair[0]),
+        templates=tuple("\n".join(names) for names in row_templates(fact, pair[0])),
         known=(pair[0].is_known, pair[1].is_known),
         candidates=scores.candidates,
         scores=scores.values.mean(1),
@@ -168,3 +170,4 @@ def _template(fact: Fact, prompt_idx: int) -> str:
         return prompt.clean.replace(fact.subject, "{}")
     start, stop = prompt.subject_span
     return f"{prompt.clean[:start]}{{}}{prompt.clean[stop:]}"
+

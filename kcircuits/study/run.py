@@ -23,6 +23,8 @@ from kcircuits.io.store import CellRow, Store
 
 if TYPE_CHECKING:
     from kcircuits.analysis.overlap.corrected import Level
+    from kcircuits.study.between_facts import BetweenFacts
+    from kcircuits.study.between_runs import BetweenRuns
     from kcircuits.study.diff import Diff
     from kcircuits.study.epoch_overlap import EpochOverlap
     from kcircuits.study.evaluation import Evaluation
@@ -250,8 +252,7 @@ class Run:
             IncomparableError: Cells are missing or do not compare.
             UsageError: There is no such epoch, fact or stratum.
         """
-        if level not in ("edge", "node"):
-            raise UsageError(f"level is {level!r}; expected edge or node", field="level")
+        _check_level(level)
         from kcircuits.study.diff import Diff  # imports this module's Run
 
         ends = [self.checkpoint(ref) for ref in (a, b)]
@@ -343,6 +344,51 @@ class Run:
         from kcircuits.study.inspection import inspect_fact  # imports this module's Run
 
         return inspect_fact(self, fact_id, epochs=epochs, level=level, **options)
+
+    def fact_overlap(
+        self, epoch: str, *, by: str = "relation", level: "Level" = "edge"
+    ) -> "BetweenFacts":
+        """How alike the circuits of different facts are at an epoch.
+
+        Args:
+            epoch: A reference to the epoch.
+            by: Stratum key, or ``relation``, that pairs are told apart by.
+            level: Compare edges or nodes.
+
+        Raises:
+            UsageError: There is no such epoch or stratum.
+            IncomparableError: Cells are missing or do not compare, or too few facts are known.
+        """
+        _check_level(level)
+        from kcircuits.study.between_facts import BetweenFacts  # imports this module's Run
+
+        return BetweenFacts.read(self, epoch, by=by, level=level)
+
+    def overlap_with(
+        self,
+        other: "Run",
+        epochs: Sequence[str] | None = None,
+        *,
+        by: str | None = None,
+        level: "Level" = "edge",
+    ) -> "BetweenRuns":
+        """How alike the circuits of the same facts are in another run, or by another method.
+
+        Args:
+            other: Another training run of the same facts by the same method; or this run's
+                results by another method (``open_run(path, method=...)``).
+            epochs: References to epochs; default all that both have.
+            by: Stratum key to group facts by.
+            level: Compare edges or nodes.
+
+        Raises:
+            UsageError: There is no such epoch or stratum.
+            IncomparableError: The two differ in more than the training, or than the method.
+        """
+        _check_level(level)
+        from kcircuits.study.between_runs import BetweenRuns  # imports this module's Run
+
+        return BetweenRuns.read(self, other, epochs, by=by, level=level)
 
     def evaluate(self, ref: str, **options: Any) -> "Evaluation":
         """Judges the circuits of an epoch anew on its checkpoint; needs the model.
@@ -443,3 +489,8 @@ class Run:
         return IncomparableError(
             f"run {self.name} has no finished cell yet", hint="compute them with `kcircuits run`"
         )
+
+
+def _check_level(level: str) -> None:
+    if level not in ("edge", "node"):
+        raise UsageError(f"level is {level!r}; expected edge or node", field="level")

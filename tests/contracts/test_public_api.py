@@ -9,13 +9,13 @@ import kcircuits as kc
 
 # A name that goes or comes is a change that users have to be told of: see CHANGELOG.md.
 LIGHT = [  # answer without torch
-    "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "Dynamics", "EdgeScores",
-    "EpochOverlap", "Evaluation", "Fact", "Faithfulness", "FaithfulnessCurve", "Inspection",
-    "KCircuitsError", "Manifest", "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run",
-    "Topology", "Track", "Transfer", "bootstrap_faithfulness", "bootstrap_mean", "bootstrap_ratio",
-    "import_dynamics", "load_facts", "load_manifest", "open_dynamics", "open_run",
-    "random_circuits", "read_eap_ig", "replay_rules", "select", "select_nodes", "stop_when",
-    "stopping_rule", "write_eap_ig", "write_facts", "write_manifest",
+    "BetweenFacts", "BetweenRuns", "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff",
+    "Dynamics", "EdgeScores", "EpochOverlap", "Evaluation", "Fact", "Faithfulness",
+    "FaithfulnessCurve", "Inspection", "KCircuitsError", "Manifest", "NeuronScores", "NodeScores",
+    "Prompt", "PromptBatch", "Run", "Topology", "Track", "Transfer", "bootstrap_faithfulness",
+    "bootstrap_mean", "bootstrap_ratio", "import_dynamics", "load_facts", "load_manifest",
+    "open_dynamics", "open_run", "random_circuits", "read_eap_ig", "replay_rules", "select",
+    "select_nodes", "stop_when", "stopping_rule", "write_eap_ig", "write_facts", "write_manifest",
 ]  # fmt: skip
 HEAVY = [
     "Model", "Necessity", "ProbeCallback", "Recipe", "TrainingObserver", "attribute",

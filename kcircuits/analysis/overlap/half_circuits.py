@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from kcircuits.analysis.overlap.halves import (
-    ALL_RELABELLINGS_UP_TO,
     half_members,
     relabellings,
     split_halves,
@@ -52,7 +51,7 @@ def top_mask(
 
 
 def relabelled_half_circuits(
-    scores: Float[np.ndarray, "2 prompt candidate"], n_edges: int
+    scores: Float[np.ndarray, "2 prompt candidate"], n_edges: int, *, can_swap: bool = True
 ) -> tuple[HalfCircuits, HalfCircuits, Int[np.ndarray, " kept"]]:
     """Circuits of both halves of every split under every relabelling of the two epochs.
 
@@ -60,19 +59,22 @@ def relabelled_half_circuits(
         scores: Each prompt's scores at epoch s and at epoch t on the same candidate edges; 0
             where an edge is no candidate at that epoch.
         n_edges: The budget n.
+        can_swap: Prompts may change their epochs; else only the observed labels are used.
 
     Returns:
         First halves, second halves, and the candidates that their masks' last axis keeps.
     """
     halves = half_members(split_halves(scores.shape[1]))
+    swaps = relabellings(scores.shape[1])[: None if can_swap else 1]
     smallest = _smallest_sum(scores, [members[0] for members in halves], n_edges)
-    attempts = (_both_sides(scores, halves, n_edges, share * smallest) for share in FLOORS)
+    attempts = (_both_sides(scores, halves, swaps, n_edges, share * smallest) for share in FLOORS)
     return next(sides for sides in attempts if sides is not None)
 
 
 def _both_sides(
     scores: Float[np.ndarray, "2 prompt candidate"],
     halves: tuple[Int[np.ndarray, "split member"], ...],
+    swaps: Bool[np.ndarray, "relabelling prompt"],
     n_edges: int,
     floor: float,
 ) -> tuple[HalfCircuits, HalfCircuits, Int[np.ndarray, " kept"]] | None:
@@ -82,7 +84,6 @@ def _both_sides(
     if len(kept) < n_edges and floor > 0:
         return None
     interleaved = scores[:, :, kept].swapaxes(0, 1).reshape(2 * n_prompts, len(kept))
-    swaps = relabellings(n_prompts)
     sides = [_one_side(interleaved, members, swaps, n_edges, floor) for members in halves]
     if sides[0] is None or sides[1] is None:
         return None
@@ -98,7 +99,7 @@ def _one_side(
 ) -> HalfCircuits | None:
     n_splits, n_members = members.shape
     own_swaps = np.moveaxis(swaps[:, members], 0, 1)  # [split, relabelling, member]
-    if swaps.shape[1] <= ALL_RELABELLINGS_UP_TO:
+    if len(swaps) == 2 ** (swaps.shape[1] - 1):  # all there are
         codes = np.arange(2**n_members)
         choices = np.tile((codes[:, None] >> np.arange(n_members)) % 2, (n_splits, 1, 1))
         code = own_swaps @ (1 << np.arange(n_members))
@@ -164,6 +165,7 @@ def nth_largest(
     size: Float[np.ndarray, "circuit candidate"], n: int
 ) -> Float[np.ndarray, " circuit"]:
     """The n-th largest entry of each row, n at most the number of entries."""
+    """The n-th largest entry of each row."""
     place = size.shape[1] - n
     return np.partition(size, place, axis=1)[:, place]
 

@@ -130,6 +130,8 @@ def compare_fact(
     n_edges: int,
     items: Mapping[Level, Items],
     level: Level = "edge",
+    *,
+    can_swap: bool = True,
 ) -> FactOverlap:
     """Compares a fact's circuits at two epochs.
 
@@ -139,6 +141,7 @@ def compare_fact(
         n_edges: The budget n, the same at both epochs, before dangling nodes are pruned.
         items: Edges and nodes of these candidates.
         level: Which of them the overlaps count.
+        can_swap: Prompts may change their epochs; else the arrays hold the observed values alone.
     """
     n_prompts, n_candidates = scores.shape[1:]
     full = items[level].of(top_mask(np.abs(scores.mean(1)), n_edges))
@@ -155,7 +158,7 @@ def compare_fact(
             nodes=np.zeros((3, len(items["node"].block))),
             gained=np.nan, lost=np.nan, kept=np.nan, **common,
         )  # fmt: skip
-    first, second, candidates = relabelled_half_circuits(scores, n_edges)
+    first, second, candidates = relabelled_half_circuits(scores, n_edges, can_swap=can_swap)
     inner = {name: kind.keep(candidates) for name, kind in items.items()}
     members = [inner[level].of(side.masks) for side in (first, second)]
     overlap = circuit_overlap(members[0], members[1], inner[level])

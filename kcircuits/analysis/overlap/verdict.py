@@ -36,6 +36,7 @@ FACT_CHANGED, FACT_NO_CHANGE = 0.10, 0.15
 STRATUM_CHANGED, STRATUM_NO_CHANGE = 0.05, 0.10
 ONE_SIDED_95 = 1.645
 IDENTICAL = "identical scores"
+OTHER_UNITS = "scores of different methods cannot change places"
 LOW_CEILING = "ceiling too low: the method does not reproduce this circuit in other prompts"
 
 
@@ -170,6 +171,35 @@ def judge_stratum(
         high=interval.high,
         detectable=max(seen, joint.detectable / total),
         p=joint.p,
+    )
+
+
+def judge_methods(facts: Sequence[FactOverlap], entities: Sequence[str]) -> Verdict:
+    """Turnover between two methods with its interval; never a verdict, for there is no test.
+
+    Args:
+        facts: Those known; their labels not swapped.
+        entities: The entity of each fact: the unit of the jackknife.
+    """
+    if not facts:
+        return Verdict(word="undetermined", reason="no fact is known")
+    if all(fact.is_identical for fact in facts):
+        return _identical()
+    if min(fact.n_prompts for fact in facts) < 2:
+        return Verdict(word="undetermined", reason="fewer than 2 prompts or folds have no halves")
+    if not has_ceiling(facts):
+        return Verdict(word="undetermined", reason=LOW_CEILING)
+    interval = jackknife_ratio(
+        np.array([fact.k_st[0] for fact in facts]),
+        np.array([fact.ceiling for fact in facts]),
+        np.array(entities),
+    )
+    return Verdict(
+        word="undetermined",
+        reason=OTHER_UNITS,
+        turnover=pooled_turnover(facts),
+        low=interval.low,
+        high=interval.high,
     )
 
 
