@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from kcircuits.core.ablation import DEFAULT_ABLATION, Ablation, require_ablation
@@ -24,14 +23,14 @@ from kcircuits.core.selection import select
 from kcircuits.discovery import METHODS
 from kcircuits.engine.chunks import DEFAULT_MEMORY, parse_memory
 from kcircuits.engine.metrics import get_metric
-from kcircuits.errors import CheckpointError, IncomparableError, UsageError
+from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.evaluation.curve import faithfulness_curve
 from kcircuits.evaluation.evaluate import summarise
 from kcircuits.evaluation.judge import Judge
-from kcircuits.io.manifest import load_manifest
-from kcircuits.models import Model, load_model, tokenize
+from kcircuits.models import tokenize
 from kcircuits.study.evaluation import AREAS, BASELINES, Evaluation
 from kcircuits.study.run import Run
+from kcircuits.study.scored_checkpoint import find_checkpoint, load_scored
 from kcircuits.study.stored_scores import stored_scores
 
 # Prompts done and prompts in all, a prompt counted once for each set of circuits it is run with.
@@ -94,7 +93,8 @@ def evaluate_run(
     ablated: Ablation = ablation or params.get("ablation", DEFAULT_ABLATION)
     require_ablation(ablated, is_evaluation=True)
     n_bytes = parse_memory(memory)
-    model = _model(run, record.id, manifest, device)
+    checkpoint = find_checkpoint(run, record.id, manifest)
+    model = load_scored(run, record.id, checkpoint, device)
     facts = tuple(fact for fact in run.facts if fact.id in chosen)
     batch = tokenize(model, facts)
     circuits = select(scores, n_edges=size)
@@ -184,23 +184,6 @@ def _facts(
     if not chosen:
         raise IncomparableError(f"no fact has numbers at {epoch}", hint="see `kcircuits status`")
     return chosen, tuple(name for name in ordered if name in failed)
-
-
-def _model(run: Run, epoch: str, manifest: str | Path | None, device: str) -> Model:
-    """The checkpoint, which has to be the one that was scored."""
-    file = run.path / run.record.manifest if manifest is None else Path(manifest)
-    checkpoint = load_manifest(file)[epoch]
-    dtype = getattr(torch, str(run.request.settings["dtype"]))
-    model = load_model(checkpoint, dtype=dtype, device=device)
-    scored = run.checkpoint(epoch).content_hash
-    if model.content_hash != scored:
-        raise CheckpointError(
-            f"checkpoint {epoch} is not the one that the run has scored: its hash was "
-            f"{(scored or '')[:12]} and is {(model.content_hash or '')[:12]} now",
-            file=checkpoint.adapter or checkpoint.path,
-            hint=f"score it anew with `kcircuits run --epochs {epoch}`",
-        )
-    return model
 
 
 def _judged(
