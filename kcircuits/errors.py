@@ -11,7 +11,8 @@
     ├── StoreBusyError        6   another process writes the same store
     ├── FileAccessError       7   the disk said no
     ├── PartialError          8   finished in part; the counts are in the message
-    └── IncomparableError     9   epochs (or circuits) that cannot be compared
+    ├── IncomparableError     9   epochs (or circuits) that cannot be compared
+    └── DoctorError          10   the doctor found a problem, or a control failed
 
 Exit code 0 is success, 1 means "differences found" (only with ``--exit-code``), 70 a bug of ours,
 130 an interruption. Each message names the value, what was expected and the remedy.
@@ -146,3 +147,13 @@ class IncomparableError(KCircuitsError):
 
     exit_code = 9
     code = "incomparable"
+
+
+class DoctorError(KCircuitsError):
+    """Nothing that was asked for went wrong, but what was examined is not well.
+
+    A code of its own: a script must tell a control that failed from one that could not be run.
+    """
+
+    exit_code = 10
+    code = "doctor"

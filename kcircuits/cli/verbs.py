@@ -19,6 +19,7 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "demo": Verb("demo", "the whole study on a small model, ending with a report"),
     "diff": Verb("diff", "what changed in the circuits between two epochs"),
+    "doctor": Verb("doctor", "is the installation well, is the run, do the controls hold"),
     "dynamics": Verb("dynamics", "what the model knew from epoch to epoch"),
     "evaluate": Verb("evaluate", "how faithful the circuits of an epoch are"),
     "export": Verb("export", "write results in the formats of other tools"),

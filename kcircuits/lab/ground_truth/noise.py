@@ -9,10 +9,9 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from kcircuits.lab.ground_truth.ground_truth import BY_PATCHING, Build, GroundTruth, KnownCircuit
-from kcircuits.models.weights import TransformerWeights
+from kcircuits.lab.weight_changes import add_noise
 
 SCALE = 0.01
 
@@ -47,23 +46,4 @@ def _build(
     seed: int, dtype: torch.dtype = torch.float64, *, of: Build, scale: float
 ) -> KnownCircuit:
     known = of(seed, dtype)
-    return replace(known, weights=_noisy(known.weights, scale, seed))
-
-
-def _noisy(weights: TransformerWeights, scale: float, seed: int) -> TransformerWeights:
-    generator = torch.Generator().manual_seed(seed)
-
-    def noisy(weight: Tensor) -> Tensor:
-        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        return weight + scale * noise.to(weight.dtype)
-
-    return replace(
-        weights,
-        embed=noisy(weights.embed),
-        unembed=noisy(weights.unembed),
-        attention=tuple(
-            replace(a, q=noisy(a.q), k=noisy(a.k), v=noisy(a.v), o=noisy(a.o))
-            for a in weights.attention
-        ),
-        mlp=tuple(replace(m, up=noisy(m.up), down=noisy(m.down)) for m in weights.mlp),
-    )
+    return replace(known, weights=add_noise(known.weights, scale, seed))

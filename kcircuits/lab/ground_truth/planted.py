@@ -55,7 +55,7 @@ def build(
     topology = Topology(n_layers=n_layers, n_heads=n_heads)
     rng = np.random.default_rng(seed)
     circuit = random_circuit(topology, density, rng)
-    weights = _weights(circuit, topology, torch.Generator().manual_seed(seed), dtype)
+    weights = planted_weights(circuit, topology, torch.Generator().manual_seed(seed), dtype)
     return KnownCircuit(weights=weights, batch=_prompts(weights, n_facts, rng), circuit=circuit)
 
 
@@ -95,12 +95,13 @@ def _alive(mask: Bool[np.ndarray, "n_forward n_backward"], topology: Topology) -
     return mask
 
 
-def _weights(
+def planted_weights(
     circuit: Bool[np.ndarray, "n_forward n_backward"],
     topology: Topology,
     generator: torch.Generator,
     dtype: torch.dtype,
 ) -> TransformerWeights:
+    """Random weights inside a circuit, zero outside it."""
     draft = Draft(
         topology,
         dict.fromkeys(topology.forward_names, D_BLOCK),

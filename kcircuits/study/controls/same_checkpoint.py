@@ -1,0 +1,129 @@
+"""The same checkpoint twice: nothing may be called a change.
+
+Read from disk and scored a second time, its scores must be the same bit for bit, and the verdict
+"identical scores". That takes no statistics; its twin does: the stored scores of one epoch, half of
+each fact's prompts labelled as the epoch before and the other half as the epoch after. Other
+prompts bring other noise, which is all that differs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Int
+
+from kcircuits.analysis.overlap.halves import half_members, split_halves
+from kcircuits.analysis.overlap.verdict import IDENTICAL
+from kcircuits.core.cell import Cell
+from kcircuits.study.controls.bench import Bench
+from kcircuits.study.controls.control import Check, Outcome
+from kcircuits.sweep.cells import AGREEMENT, disagreement
+
+# Of the facts, over all ways to halve the prompts; and of these ways, for all facts together.
+MAX_ALARMS = 0.05
+MAX_SPLITS_ALARMED = 1
+
+
+def control(bench: Bench) -> Outcome:
+    """Scores the checkpoint again, and halves the prompts of the run."""
+    halves, rows = _halves_check(bench)
+    return Outcome(
+        did=f"loaded {bench.epoch} from disk twice and scored {len(bench.facts)} facts each time; "
+        "labelled halves of the prompts of the stored scores as two epochs",
+        checks=(*identity_checks(bench, bench.cells(bench.load())), _stored_check(bench), halves),
+        rows=rows,
+    )
+
+
+def identity_checks(bench: Bench, again: Sequence[Cell]) -> tuple[Check, Check]:
+    """That cells have the very scores of the checkpoint, and that the diff says so."""
+    different = [
+        new.fact_id
+        for old, new in zip(bench.clean, again, strict=True)
+        if not (
+            np.array_equal(old.candidates, new.candidates)
+            and np.array_equal(old.prompt_scores, new.prompt_scores)
+        )
+    ]
+    (row,) = bench.diff(bench.clean, again).rows
+    return (
+        Check(
+            expected="every score identical",
+            measured=f"{len(different)} of {len(again)} facts differ"
+            + (f", e.g. {different[0]}" if different else ""),
+            is_met=not different,
+        ),
+        Check(
+            expected=f"turnover exactly 0, {IDENTICAL}",
+            measured=f"turnover {row['turnover']}, {row['reason']}",
+            is_met=row["turnover"] == 0 and row["reason"] == IDENTICAL,
+        ),
+    )
+
+
+def _stored_check(bench: Bench) -> Check:
+    """That this machine gives the numbers that the run has stored."""
+    stored = {cell.fact_id: cell for cell in bench.stored()}
+    largest = max(disagreement(cell, stored[cell.fact_id]) for cell in bench.clean)
+    recorded = bench.run.request.settings["libraries"]
+    installed = bench.settings.to_json()
+    others = [name for name, version in recorded.items() if installed["libraries"][name] != version]
+    if installed["device"] != bench.run.request.settings["device"]:
+        others.append("device")
+    is_met = largest <= AGREEMENT
+    return Check(
+        expected=f"scores of the run, to {AGREEMENT:g} of the largest",
+        measured=f"{largest:.1g} of the largest",
+        is_met=None if others and not is_met else is_met,
+        reason=f"the run was computed with another {' and '.join(others)}" if others else "",
+    )
+
+
+def _halves_check(bench: Bench) -> tuple[Check, list[dict[str, object]]]:
+    stored = bench.stored()
+    n_prompts = min(len(cell.prompt_idx) for cell in stored)
+    rows: list[dict[str, object]] = []
+    n_changed = n_judged = n_splits = 0
+    reason = ""
+    for split, halves in enumerate(zip(*half_members(split_halves(n_prompts)), strict=True)):
+        size = min(map(len, halves))
+        before, after = (_with_prompts(stored, half[:size]) for half in halves)
+        diff = bench.diff(before, after)
+        words = [one.verdict.word for one in diff.fact_diffs]
+        (row,) = diff.rows
+        n_changed += words.count("changed")
+        n_judged += sum(one.verdict.detectable < np.inf for one in diff.fact_diffs)
+        n_splits += row["verdict"] == "changed"
+        reason = row["reason"]
+        rows.append(
+            {
+                "split": split,
+                "prompts": size,
+                "facts_changed": words.count("changed"),
+                **{name: row[name] for name in ("turnover", "turnover_low", "turnover_high")},
+                "verdict": row["verdict"],
+            }
+        )
+    is_quiet = n_changed <= MAX_ALARMS * n_judged and n_splits <= MAX_SPLITS_ALARMED
+    return (
+        Check(
+            expected=f"other prompts are no change: at most {MAX_ALARMS:.0%} of the facts called "
+            f"changed, and at most {MAX_SPLITS_ALARMED} of {len(rows)} splits",
+            measured=f"{n_changed} of {n_judged} facts judged, {n_splits} of {len(rows)} splits",
+            is_met=is_quiet if n_judged else None,
+            reason="" if n_judged else reason or "one prompt has no halves",
+        ),
+        rows,
+    )
+
+
+def _with_prompts(cells: Sequence[Cell], half: Int[np.ndarray, " prompt"]) -> list[Cell]:
+    """Cells of some of their prompts, under the names of the first ones."""
+    return [
+        replace(
+            cell,
+            prompt_idx=cell.prompt_idx[: len(half)],
+            prompt_scores=cell.prompt_scores[half],
+        )
+        for cell in cells
+    ]
