@@ -66,15 +66,6 @@ def resolve_refs(refs: str, checkpoints: tuple[Checkpoint, ...]) -> list[int]:
 
     Raises:
         UsageError: A part means no checkpoint, or a range runs backwards.
-        """Checkpoints that a list means: ``ep0,ep3..ep7,last``; in training order."""
-        return tuple(self.checkpoints[i] for i in resolve_refs(refs, self.checkpoints))
-
-
-def resolve_refs(refs: str, checkpoints: tuple[Checkpoint, ...]) -> tuple[int, ...]:
-    """Indices of the checkpoints that a list means: ``ep0,ep3..ep7,last``; in training order.
-
-    Raises:
-        UsageError: A part that means no checkpoint, or more than one, or a range backwards.
     """
     chosen: set[int] = set()
     for part in refs.split(","):
@@ -85,7 +76,6 @@ def resolve_refs(refs: str, checkpoints: tuple[Checkpoint, ...]) -> tuple[int, .
             raise UsageError(f"range {part!r} runs backwards", hint=f"write {stop}..{start}")
         chosen |= set(range(low, high + 1))
     return sorted(chosen)
-    return tuple(sorted(chosen))
 
 
 def resolve_ref(ref: str, checkpoints: tuple[Checkpoint, ...]) -> int:

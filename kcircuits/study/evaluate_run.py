@@ -28,13 +28,9 @@ from kcircuits.evaluation.curve import faithfulness_curve
 from kcircuits.evaluation.evaluate import summarise
 from kcircuits.evaluation.judge import Judge
 from kcircuits.models import tokenize
-from kcircuits.study.epoch_model import load_epoch
 from kcircuits.study.evaluation import AREAS, BASELINES, Evaluation
 from kcircuits.study.run import Run
-from kcircuits.study.scored_model import load_scored
-from kcircuits.study.evaluation import AREAS, BASELINES, Evaluation
-from kcircuits.study.run import Run
-from kcircuits.study.scored_checkpoint import find_checkpoint, load_scored
+from kcircuits.study.scored_checkpoint import load_scored
 from kcircuits.study.stored_scores import stored_scores
 
 # Prompts done and prompts in all, a prompt counted once for each set of circuits it is run with.
@@ -97,10 +93,7 @@ def evaluate_run(
     ablated: Ablation = ablation or params.get("ablation", DEFAULT_ABLATION)
     require_ablation(ablated, is_evaluation=True)
     n_bytes = parse_memory(memory)
-    model = load_scored(run, record.id, manifest, device)
-    model = load_epoch(run, record.id, manifest=manifest, device=device)
-    checkpoint = find_checkpoint(run, record.id, manifest)
-    model = load_scored(run, record.id, checkpoint, device)
+    model = load_scored(run, record.id, manifest=manifest, device=device)
     facts = tuple(fact for fact in run.facts if fact.id in chosen)
     batch = tokenize(model, facts)
     circuits = select(scores, n_edges=size)

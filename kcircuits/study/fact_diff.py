@@ -16,7 +16,7 @@ from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
 from kcircuits.study.alignment import align_cells
 from kcircuits.study.strata import stratum_of
-from kcircuits.study.templates import row_templates
+from kcircuits.study.templates import templates_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,6 @@ def compare_cells(
     return FactDiff(
         fact=fact,
         templates=templates_of(fact, pair[0]),
-        templates=tuple("\n".join(names) for names in row_templates(fact, pair[0])),
         known=(pair[0].is_known, pair[1].is_known),
         candidates=scores.candidates,
         scores=scores.values.mean(1),
@@ -150,24 +149,3 @@ def compare_cells(
 def _left_out(draft: FactDiff, epochs: tuple[str, str]) -> str | None:
     unknown = [epoch for known, epoch in zip(draft.known, epochs, strict=True) if not known]
     return f"fact not known at {' and '.join(dict.fromkeys(unknown))}" if unknown else None
-
-
-def templates_of(fact: Fact, cell: Cell) -> tuple[str, ...]:
-    """Template of each row of a cell's scores."""
-    n_folds, rows = cell.provenance.params.get("n_folds"), cell.prompt_idx.tolist()
-    if n_folds is None:
-        return tuple(_template(fact, i) for i in rows)
-    prompts = fact.prompt_indices("discovery")
-    return tuple(
-        "\n".join(sorted(_template(fact, i) for i in prompts[fold::n_folds])) for fold in rows
-    )
-
-
-def _template(fact: Fact, prompt_idx: int) -> str:
-    """The clean text of a prompt without its subject."""
-    prompt = fact.prompts[prompt_idx]
-    if prompt.subject_span is None:
-        return prompt.clean.replace(fact.subject, "{}")
-    start, stop = prompt.subject_span
-    return f"{prompt.clean[:start]}{{}}{prompt.clean[stop:]}"
-

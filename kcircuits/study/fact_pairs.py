@@ -31,7 +31,7 @@ from kcircuits.errors import UsageError
 from kcircuits.study.alignment import AlignedScores, align_cells
 from kcircuits.study.checked_facts import CheckedFacts
 from kcircuits.study.fact_cells import FactCells
-from kcircuits.study.fact_diff import templates_of
+from kcircuits.study.templates import templates_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from kcircuits.io.atomic import clear_leftovers
 from kcircuits.io.lens_files import FOLDER, LensFact, open_lens_file, write_lens_file
 from kcircuits.io.lock import writer_lock
 from kcircuits.models import Model, tokenize
-from kcircuits.study.epoch_model import load_epoch
 from kcircuits.study.lenses import due_facts, lens_settings, require_facts, resolve_refs
 from kcircuits.study.run import Run
+from kcircuits.study.scored_checkpoint import load_scored
 
 # Epoch, prompts done there, prompts in all there.
 Progress = Callable[[str, int, int], object]
@@ -68,7 +68,7 @@ def compute_lenses(
             if not due:
                 continue
             try:
-                model = load_epoch(run, epoch, manifest=manifest, device=device, previous=model)
+                model = load_scored(run, epoch, manifest=manifest, device=device, previous=model)
                 _look(run, epoch, model, due, settings, n_bytes, progress)
             except (CheckpointError, FileAccessError) as error:
                 failures[epoch], model = error, None

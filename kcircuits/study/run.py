@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from kcircuits.study.epoch_overlap import EpochOverlap
     from kcircuits.study.evaluation import Evaluation
     from kcircuits.study.inspection import Inspection
+    from kcircuits.study.lenses import RunLenses
     from kcircuits.study.link import Link
     from kcircuits.study.track import Track
     from kcircuits.study.transfer import Transfer
-    from kcircuits.study.lenses import RunLenses
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.

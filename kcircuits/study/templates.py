@@ -13,6 +13,11 @@ def row_prompts(fact: Fact, cell: Cell) -> tuple[tuple[int, ...], ...]:
     return tuple(prompts[fold::n_folds] for fold in rows)
 
 
+def templates_of(fact: Fact, cell: Cell) -> tuple[str, ...]:
+    """Template of each row of a cell's scores; of a fold those of its prompts as one text."""
+    return tuple("\n".join(names) for names in row_templates(fact, cell))
+
+
 def row_templates(fact: Fact, cell: Cell) -> tuple[tuple[str, ...], ...]:
     """Templates of each row's prompts, by name."""
     return tuple(

@@ -119,7 +119,7 @@ def _compute(
     from kcircuits.engine.chunks import parse_memory
     from kcircuits.evaluation.judge import Judge
     from kcircuits.models import tokenize
-    from kcircuits.study.scored_model import check_scored, load_scored
+    from kcircuits.study.scored_checkpoint import check_scored, load_scored
 
     n_bytes = parse_memory(memory)
     folder, n_done, n_computed = plan.run.path / FOLDER, 0, 0
@@ -131,7 +131,7 @@ def _compute(
         for target, (facts, sets) in due.items():
             if not facts:
                 continue
-            model = load_scored(plan.run, target, manifest, device)
+            model = load_scored(plan.run, target, manifest=manifest, device=device)
             ids = tuple(fact.id for fact in facts)
             judge = Judge(
                 model,

@@ -56,10 +56,6 @@ class Settings:
             "params": dict(self.params),
             "fraction": self.fraction,
             "n_edges": self.n_edges,
-            "dtype": self.dtype,
-            "device": self.device.split(":")[0],
-            "numerics": NUMERICS_VERSION,
-            "libraries": library_versions(),
             **arithmetic(self.dtype, self.device),
         }
 
@@ -70,7 +66,7 @@ def arithmetic(dtype: str, device: str) -> dict[str, Any]:
         "dtype": dtype,
         "device": device.split(":")[0],
         "numerics": NUMERICS_VERSION,
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": library_versions(),
     }
 
 

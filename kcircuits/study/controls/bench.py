@@ -42,7 +42,8 @@ class Bench:
     Attributes:
         run: The run.
         epoch: Id of the checkpoint.
-        checkpoint: Where it lies.
+        checkpoint: Where it lies, by
+        manifest: a manifest; None for the one that the run was made from.
         facts: The facts that controls score.
         settings: The run's, but for the device.
         memory: As in ``kcircuits.attribute``.
@@ -55,6 +56,7 @@ class Bench:
     checkpoint: Checkpoint
     facts: tuple[FactRecord, ...]
     settings: Settings
+    manifest: str | Path | None = None
     memory: str | int = DEFAULT_MEMORY
     seed: int = 0
     advance: Advance = ignore
@@ -81,7 +83,9 @@ class Bench:
 
     def load(self) -> Model:
         """The checkpoint, read from disk anew."""
-        return load_scored(self.run, self.epoch, self.checkpoint, self.settings.device)
+        return load_scored(
+            self.run, self.epoch, manifest=self.manifest, device=self.settings.device
+        )
 
     def cells(self, model: Model) -> list[Cell]:
         """The facts' cells under a model of the same tokens, counted as known.
@@ -162,6 +166,7 @@ def open_bench(
         run=run,
         epoch=name,
         checkpoint=find_checkpoint(run, name, manifest),
+        manifest=manifest,
         facts=_choose_facts(run, name, fact_ids),
         settings=Settings(
             **{key: settings[key] for key in ("method", "params", "fraction", "n_edges", "dtype")},
