@@ -4,6 +4,7 @@ from typing import Any
 
 from kcircuits.cli import (
     lab_build,
+    lab_circuits,
     lab_compare,
     lab_known,
     lab_probe,
@@ -17,6 +18,7 @@ VERBS = (
     lab_build,
     lab_train,
     lab_study,
+    lab_circuits,
     lab_probe,
     lab_recipes,
     lab_known,

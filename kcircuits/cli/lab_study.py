@@ -90,7 +90,7 @@ def _grid(args: argparse.Namespace) -> "Grid":
         built=built,
         out=args.out,
         strategies=args.strategies.split(","),
-        seeds=_seeds(args.seeds),
+        seeds=parse_seeds(args.seeds),
         recipe=args.recipe,
         n_epochs=args.epochs,
         skills=skill_names(args.skills, built.preset),
@@ -131,7 +131,8 @@ def _written(grid: "Grid", reference: str) -> "TrainingStudy | None":
     return study
 
 
-def _seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
+    """Training seeds from ``--seeds``; UsageError where they are no whole numbers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

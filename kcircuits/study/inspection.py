@@ -128,7 +128,7 @@ class Inspection:
         size = np.abs(circuits.scores[:, chosen]).max(0)
         return [
             {
-                "edge": edge_name(self.track.topology, circuits.candidates[i]),
+                "edge": edge_name(self.track.topology, int(circuits.candidates[i])),
                 "scores": [float(score) if score else None for score in circuits.scores[:, i]],
                 "states": self._states(i),
                 "first_seen": epochs[found.first_seen[i]],

@@ -1,0 +1,297 @@
+"""A study of circuits over epochs: the same benchmark, one strategy, several training seeds.
+
+Four questions, each with its table: how much of the turnover that is reported is noise of the
+method; do the circuits of acquired facts settle; does turnover precede forgetting; do circuits move
+from deep to shallow layers? Beside them stands a run trained at a rate of 0. Intervals are over
+entities, an entity with its facts and steps in all seeds at once: training seeds share the
+benchmark.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from kcircuits.analysis.overlap.dataset_circuits import DatasetOverlap, dataset_overlap
+from kcircuits.analysis.overlap.jackknife import Interval, jackknife_ratio
+from kcircuits.analysis.overlap.noise_share import noise_share
+from kcircuits.core.candidates import flat_edges
+from kcircuits.errors import UsageError
+from kcircuits.study.circuit_depth import depth_rows
+from kcircuits.study.diff_tables import number
+from kcircuits.study.epoch_overlap import EpochOverlap
+from kcircuits.study.link import Link, link
+from kcircuits.study.run import Run
+from kcircuits.study.stored_scores import stored_scores
+from kcircuits.study.track import Track, track_run
+from kcircuits.study.track_settling import settling_rows
+
+Row = dict[str, Any]
+SCHEMA = "kcircuits.circuit-study/1"
+ALL_SEEDS = "all"
+# What is compared with what: each epoch with the one before, and with the untrained model.
+AGAINST = ("previous", "first")
+# Budgets of one circuit for all facts: this tool's, and the 50,000 of 386,713 edges of Mousavi,
+# Alghisi and Riccardi 2026.
+SEED_FRACTION = 50_000 / 386_713
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitStudy:
+    """Runs of one benchmark and strategy; made by ``open_circuit_study``.
+
+    Attributes:
+        runs: One per training seed.
+        seeds: Their seeds.
+        still: The run at a rate of 0; None where there is none.
+        overlaps: Overlap between all pairs of epochs of each run.
+        tracks: Circuits over epochs of each run.
+        link: Turnover and forgetting, all runs together.
+    """
+
+    runs: tuple[Run, ...]
+    seeds: tuple[str, ...]
+    still: Run | None
+    overlaps: tuple[EpochOverlap, ...]
+    tracks: tuple[Track, ...]
+    link: Link
+
+    @cached_property
+    def noise(self) -> list[Row]:
+        """How much of what differs between circuits of a fact is noise of the method.
+
+        Rows per ``against``, ``facts_are`` (``known`` at both epochs, or ``all``) and ``seed``
+        (and all seeds together): ``steps`` (pairs of a fact and two epochs), ``entities``;
+        ``apparent``, 1 - Jaccard of the circuits of the same prompts, what earlier work would
+        print; ``differs``, 1 - k_st; ``noise``, 1 - c; ``noise_share`` and ``turnover``, both with
+        intervals over entities.
+        """
+        terms = dict(zip(self.seeds, self.overlaps, strict=True))
+        return [
+            _noise_row(against, facts_are, seed, chosen)
+            for against in AGAINST
+            for facts_are in ("known", "all")
+            for seed, chosen in [
+                *((s, [o]) for s, o in terms.items()),
+                (ALL_SEEDS, [*terms.values()]),
+            ]
+        ]
+
+    @cached_property
+    def steps(self) -> list[Row]:
+        """The numbers of ``noise`` at each epoch against the one before, all seeds together."""
+        epochs = self.runs[0].epochs
+        return [
+            {"from": start, "to": stop}
+            | _noise_row("previous", facts_are, ALL_SEEDS, self.overlaps, place)
+            for facts_are in ("known", "all")
+            for place, (start, stop) in enumerate(pairwise(epochs))
+        ]
+
+    @cached_property
+    def dataset(self) -> list[Row]:
+        """One circuit for all facts together, at two budgets, as earlier work has it.
+
+        Rows per ``seed``, ``n_edges``, ``from`` and ``to``: ``jaccard`` of the same prompts,
+        ``differs``, ``noise``, ``noise_share`` and ``turnover`` of halves of the entities, the last
+        two with 95% jackknife intervals.
+        """
+        return [
+            row
+            for seed, run in zip(self.seeds, self.runs, strict=True)
+            for row in _dataset_rows(seed, run)
+        ]
+
+    @cached_property
+    def at_rest(self) -> Row | None:
+        """The run at a rate of 0: checkpoints, turnover, and what halves differ by all the same."""
+        if self.still is None:
+            return None
+        found = self.still.overlap()
+        hashes = {c.content_hash for c in self.still.checkpoints}
+        last = len(found.epochs) - 1
+        summary = next(iter(found.summaries.values()))
+        return {
+            "epochs": len(found.epochs),
+            "checkpoints": len(hashes),
+            "facts": int(summary.n_facts[0, last]),
+            "jaccard_same_prompts": number(summary.means["same_prompts"][0, last]),
+            "turnover": number(summary.measures["overlap"].turnover.value[0, last]),
+            "jaccard_of_halves": number(summary.measures["overlap"].value.value[0, 0]),
+        }
+
+    @cached_property
+    def settling(self) -> list[Row]:
+        """Turnover, births and deaths by steps since a fact was acquired, all seeds together."""
+        return settling_rows([one for track in self.tracks for one in track.facts], seed=0)
+
+    @cached_property
+    def depth(self) -> list[Row]:
+        """How the mean sender layer of circuits moves while their facts are known.
+
+        Rows per ``seed`` and all together, ``group`` of facts and ``level``; see ``depth_rows``.
+        """
+        each = zip(self.seeds, self.tracks, strict=True)
+        return depth_rows([*((s, [t]) for s, t in each), (ALL_SEEDS, list(self.tracks))])
+
+    def to_json(self) -> Row:
+        """All tables as one document."""
+        first = self.runs[0]
+        return {
+            "schema": SCHEMA,
+            "runs": [
+                {"run": run.name, "seed": seed, "known": [_n_known(run, e) for e in run.epochs]}
+                for run, seed in zip(self.runs, self.seeds, strict=True)
+            ],
+            "epochs": list(first.epochs),
+            "facts": len(first.facts),
+            "entities": len({fact.subject for fact in first.facts}),
+            "method": first.method,
+            "n_edges": first.n_edges,
+            "at_rest": self.at_rest,
+            "noise": self.noise,
+            "steps": self.steps,
+            "dataset": self.dataset,
+            "settling": self.settling,
+            "depth": self.depth,
+            "link": {
+                name: getattr(self.link, name) for name in ("rows", "seeds", "steps", "same_step")
+            },
+            "distinctions": [found.row() for found in self.link.distinctions],
+        }
+
+
+def open_circuit_study(runs: Sequence[Run], still: Run | None = None) -> CircuitStudy:
+    """The study of finished runs.
+
+    Args:
+        runs: One per training seed, of one benchmark, strategy, method and budget.
+        still: A run at a rate of 0 on the same benchmark.
+
+    Raises:
+        UsageError: No run, or runs of other facts or epochs.
+        IncomparableError: Runs of other methods, budgets or graphs.
+    """
+    if not runs:
+        raise UsageError("no run is named", field="run", hint="name a run folder")
+    for run in runs:
+        for what in ("epochs", "fact_ids"):
+            if getattr(run, what) != getattr(runs[0], what):
+                raise UsageError(
+                    f"{run.path} has other {what.replace('_', ' ')} than {runs[0].path}",
+                    field="run",
+                    hint="a study compares training seeds of one benchmark",
+                )
+    linked = link(runs)
+    return CircuitStudy(
+        runs=tuple(runs),
+        seeds=tuple(str(source.seed) for source in linked.sources),
+        still=still,
+        overlaps=tuple(run.overlap() for run in runs),
+        tracks=tuple(track_run(run) for run in runs),
+        link=linked,
+    )
+
+
+def _noise_row(
+    against: str,
+    facts_are: str,
+    seed: str,
+    overlaps: Sequence[EpochOverlap],
+    place: int | None = None,
+) -> Row:
+    parts = [_terms(overlap, against, facts_are, place) for overlap in overlaps]
+    k_st, ceiling, same, entities = (np.concatenate(part) for part in zip(*parts, strict=True))
+    share, turnover = (
+        noise_share(k_st, ceiling, entities),
+        jackknife_ratio(k_st, ceiling, entities),
+    )
+    return {
+        "against": against,
+        "facts_are": facts_are,
+        "seed": seed,
+        "steps": len(k_st),
+        "entities": share.n_entities,
+        "apparent": _mean(1 - same),
+        "differs": _mean(1 - k_st),
+        "noise": _mean(1 - ceiling),
+        **_ends("noise_share", share),
+        **_ends("turnover", turnover),
+    }
+
+
+def _terms(
+    overlap: EpochOverlap, against: str, facts_are: str, place: int | None
+) -> tuple[np.ndarray, ...]:
+    """k_st, c, Jaccard of the same prompts, and entity of every fact and step that counts."""
+    k, same = overlap.tables["overlap"], overlap.tables["same_prompts"]
+    stop = np.arange(1, k.shape[1])
+    start = stop - 1 if against == "previous" else np.zeros_like(stop)
+    if place is not None:
+        start, stop = start[place : place + 1], stop[place : place + 1]
+    own = np.maximum(np.diagonal(k, axis1=1, axis2=2), 0)
+    k_st, jaccard = k[:, start, stop], same[:, start, stop]
+    ceiling = np.sqrt(own[:, start] * own[:, stop])
+    counted = np.isfinite(k_st) & np.isfinite(ceiling)
+    if facts_are == "known":
+        counted &= overlap.is_compared[:, start, stop]
+    entities = np.array([fact.subject for fact in overlap.facts])
+    named = np.broadcast_to(entities[:, None], k_st.shape)
+    return k_st[counted], ceiling[counted], jaccard[counted], named[counted]
+
+
+def _dataset_rows(seed: str, run: Run) -> list[Row]:
+    edges = flat_edges(run.topology)
+    entities = np.array([fact.subject for fact in run.facts])
+    means = [
+        stored_scores(run, epoch).values.reshape(len(entities), -1)[:, edges]
+        for epoch in run.epochs
+    ]
+    budgets = (run.n_edges, round(SEED_FRACTION * len(edges)))
+    pairs = [(0, i) for i in range(1, len(means))] + [(i - 1, i) for i in range(2, len(means))]
+    return [
+        {
+            "seed": seed,
+            "n_edges": n_edges,
+            "from": run.epochs[s],
+            "to": run.epochs[t],
+            **_dataset_row(dataset_overlap(np.stack([means[s], means[t]]), entities, n_edges)),
+        }
+        for n_edges in budgets
+        for s, t in pairs
+    ]
+
+
+def _dataset_row(found: DatasetOverlap) -> Row:
+    row: Row = {
+        "jaccard": number(found.jaccard),
+        "differs": number(1 - found.k_st),
+        "noise": number(1 - found.ceiling),
+    }
+    for name in ("noise_share", "turnover"):
+        value, error = getattr(found, name), getattr(found, f"{name}_error")
+        row |= {
+            name: number(value),
+            f"{name}_low": number(value - found.quantile * error),
+            f"{name}_high": number(value + found.quantile * error),
+        }
+    return row
+
+
+def _n_known(run: Run, epoch: str) -> int:
+    return sum(row.is_known for row in run.rows(epoch).values())
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return number(float(values.mean())) if len(values) else None
+
+
+def _ends(name: str, found: Interval) -> Row:
+    return {
+        name: number(found.estimate),
+        f"{name}_low": number(found.low),
+        f"{name}_high": number(found.high),
+    }
