@@ -10,11 +10,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kcircuits.plots.theme import (
-    GAINED,
     HEAT,
     KEPT,
-    LOST,
     SERIES,
+    SYMBOLS,
     TEMPLATE,
     as_text,
     empty_figure,
@@ -23,6 +22,7 @@ from kcircuits.plots.theme import (
 
 Row = dict[str, Any]
 NAMED_UP_TO = 60  # facts whose names can be read along an axis
+GAPS_UP_TO = 150
 MAX_SIZE = 900
 
 
@@ -74,9 +74,11 @@ def facts_figure(table: list[Row], *, by: str) -> go.Figure:
         x=list(range(n)),
         y=list(range(n)),
         z=values,
-        zmin=min([0.0, *off]),
+        zmin=min([1.0, *off]),
         zmax=max([1.0, *off]),
         colorscale=HEAT,
+        xgap=1 if n <= GAPS_UP_TO else 0,
+        ygap=1 if n <= GAPS_UP_TO else 0,
         customdata=[[_pair_text(row) for row in line] for line in lines],
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
@@ -85,7 +87,7 @@ def facts_figure(table: list[Row], *, by: str) -> go.Figure:
             "outlinewidth": 0,
         },
     )
-    size = min(MAX_SIZE, 220 + 12 * n)
+    size = min(MAX_SIZE, 240 + 18 * n)
     figure.update_layout(template=TEMPLATE, height=size, showlegend=True)
     labels = {"tickvals": list(range(n)), "ticktext": [as_text(name, 28) for name in names]}
     shown = labels if n <= NAMED_UP_TO else {"showticklabels": False}
@@ -106,22 +108,25 @@ def runs_table(document: Mapping[str, Any]) -> list[Row]:
 
 
 def runs_figure(table: list[Row]) -> go.Figure:
-    """Draws ``runs_table``: above the Jaccard, below what facts share with themselves and others.
+    """Draws ``runs_table``: Jaccard, turnover, and how much more facts share with themselves.
 
     One line per stratum; the first panel shows the ceiling as a bar and chance as a dotted line.
     """
     if not any(row["facts"] for row in table):
         return empty_figure("No fact is known in both")
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.1)
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     strata = list(dict.fromkeys(row["stratum"] for row in table))
     for i, stratum in enumerate(strata):
         rows = [row for row in table if row["stratum"] == stratum]
-        _add_jaccard(figure, rows, SERIES[i % len(SERIES)], is_first=i == 0)
-        _add_own(figure, rows, SERIES[i % len(SERIES)], is_first=i == 0)
-    figure.update_layout(template=TEMPLATE, height=560, hovermode="closest")
-    figure.update_yaxes(title_text="Jaccard of circuits", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(title_text="shared (1 as one fact)", row=2, col=1)
-    return figure.update_xaxes(title_text="epoch", type="category", row=2, col=1)
+        style = {"color": SERIES[i % len(SERIES)], "symbol": SYMBOLS[i % len(SYMBOLS)]}
+        _add_jaccard(figure, rows, style, is_first=i == 0)
+        for panel, field in ((2, "turnover"), (3, "own_more")):
+            _add_interval(figure, panel, rows, field, style)
+    figure.update_layout(template=TEMPLATE, height=720, hovermode="closest")
+    titles = ("Jaccard of circuits", "turnover τ (0 none, 1 chance)", "more with itself (shared)")
+    for panel, title in enumerate(titles, start=1):
+        figure.update_yaxes(title_text=title, rangemode="tozero", row=panel, col=1)
+    return figure.update_xaxes(title_text="epoch", type="category", row=3, col=1)
 
 
 def _add_strip(figure: go.Figure, rows: list[Row]) -> None:
@@ -146,64 +151,75 @@ def _add_strip(figure: go.Figure, rows: list[Row]) -> None:
         )
 
 
-def _add_jaccard(figure: go.Figure, rows: list[Row], colour: str, *, is_first: bool) -> None:
-    label = as_text(rows[0]["stratum"])
-    epochs = [row["epoch"] for row in rows]
-    hover = [
-        f"{as_text(row['epoch'])}, {label}: Jaccard {number(row['jaccard'], 3)}, ceiling "
-        f"{number(row['ceiling'], 3)}, chance {number(row['chance'], 3)}<br>turnover "
-        f"{number(row['turnover'])} ({number(row['turnover_low'])} to "
-        f"{number(row['turnover_high'])}), {row['facts']} facts<br>{as_text(row['reason'], 90)}"
-        for row in rows
-    ]
-    for field, style in (
-        ("jaccard", {"mode": "lines+markers", "line": {"color": colour, "width": 2}}),
-        ("ceiling", {"mode": "markers", "marker": {"symbol": "line-ew-open", "size": 16}}),
-        ("chance", {"mode": "lines", "line": {"color": KEPT, "dash": "dot"}}),
-    ):
+def _add_jaccard(
+    figure: go.Figure, rows: list[Row], style: Mapping[str, str], *, is_first: bool
+) -> None:
+    label, colour = as_text(rows[0]["stratum"]), style["color"]
+    ceiling = {"symbol": "line-ew-open", "size": 16, "color": colour, "line": {"width": 3}}
+    drawn: dict[str, dict[str, Any]] = {
+        "jaccard": {"mode": "lines+markers", "marker": {**style, "size": 8}, "name": label},
+        "ceiling": {"mode": "markers", "marker": ceiling, "name": "noise ceiling"},
+        "chance": {"mode": "lines", "line": {"color": KEPT, "dash": "dot"}, "name": "chance"},
+    }
+    for field, look in drawn.items():
         is_line = field == "jaccard"
-        if field == "ceiling":
-            style["marker"] |= {"color": colour, "line": {"width": 3}}
         figure.add_scatter(
             row=1,
             col=1,
-            x=epochs,
+            x=[row["epoch"] for row in rows],
             y=[row[field] for row in rows],
-            name=label if is_line else {"ceiling": "noise ceiling"}.get(field, field),
             legendgroup=label if is_line else field,
             showlegend=is_line or is_first,
-            customdata=hover,
+            customdata=[_run_text(row) for row in rows],
             hovertemplate="%{customdata}<extra></extra>",
-            **style,
+            **look,
         )
 
 
-def _add_own(figure: go.Figure, rows: list[Row], colour: str, *, is_first: bool) -> None:
-    label = as_text(rows[0]["stratum"])
-    epochs = [row["epoch"] for row in rows]
-    for field, name, mark in (
-        ("own", "with itself", {"symbol": "circle", "color": GAINED}),
-        ("others", "with other facts of its relation", {"symbol": "x", "color": LOST}),
-    ):
-        figure.add_scatter(
-            row=2,
-            col=1,
-            x=epochs,
-            y=[row[field] for row in rows],
-            mode="lines+markers",
-            line={"color": colour, "width": 1, "dash": "solid" if field == "own" else "dash"},
-            marker={**mark, "size": 9},
-            name=name,
-            legendgroup=field,
-            showlegend=is_first,
-            customdata=[
-                f"{as_text(row['epoch'])}, {label}: {name} {number(row[field])}<br>difference "
-                f"{number(row['own_more'])} ({number(row['own_more_low'])} to "
-                f"{number(row['own_more_high'])}), p {number(row['own_p'], 3)}"
-                for row in rows
-            ],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
+def _add_interval(
+    figure: go.Figure, panel: int, rows: list[Row], field: str, style: Mapping[str, str]
+) -> None:
+    """A number with its interval over epochs."""
+
+    def reach(row: Row, bound: str) -> float | None:
+        value, end = row[field], row[f"{field}_{bound}"]
+        return None if value is None or end is None else abs(end - value)
+
+    figure.add_scatter(
+        row=panel,
+        col=1,
+        x=[row["epoch"] for row in rows],
+        y=[row[field] for row in rows],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [reach(row, "high") for row in rows],
+            "arrayminus": [reach(row, "low") for row in rows],
+            "thickness": 2,
+        },
+        mode="lines+markers",
+        marker={**style, "size": 8},
+        name=as_text(rows[0]["stratum"]),
+        legendgroup=as_text(rows[0]["stratum"]),
+        showlegend=False,
+        customdata=[_run_text(row) for row in rows],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _run_text(row: Row) -> str:
+    def with_interval(field: str) -> str:
+        low, high = number(row[f"{field}_low"]), number(row[f"{field}_high"])
+        return f"{number(row[field])} ({low} to {high})"
+
+    return (
+        f"{as_text(row['epoch'])}, {as_text(row['stratum'])}, {row['facts']} facts<br>"
+        f"Jaccard {number(row['jaccard'], 3)}, ceiling {number(row['ceiling'], 3)}, "
+        f"chance {number(row['chance'], 3)}<br>turnover {with_interval('turnover')}<br>"
+        f"{as_text(row['reason'], 90)}<br>with itself {number(row['own'])}, with other facts of "
+        f"its relation {number(row['others'])}<br>more {with_interval('own_more')}, "
+        f"p {number(row['own_p'], 3)}"
+    )
 
 
 def _is_own(row: Row) -> bool:

@@ -47,8 +47,9 @@ def runs_page(found: BetweenRuns) -> str:
             {"all": runs_figure(runs_table(document))},
             "Above: how alike the circuits of the same fact are in the two (line), between chance "
             "(dotted) and the noise ceiling (bars), which is what no difference would give. "
-            "Below: what a fact shares with itself on the other side, and with other facts of its "
-            "relation; 1 as much as the halves of its own prompts.",
+            "In the middle: turnover, the share of that distance which is missing. Below: how much "
+            "more a fact shares with itself on the other side than with other facts of its "
+            "relation. Bars are 95% intervals over entities.",
         ),
         _runs_table(found),
         _own_table(found),
@@ -120,8 +121,8 @@ def _groups_table(found: BetweenFacts) -> Block:
         {"label": "pairs of facts of", "kind": "text"},
         {"label": "pairs", "kind": "number"},
         *({"label": label, "kind": "number", "digits": 3} for label in labels),
-        {"label": "shared", "kind": "number"},
-        {"label": "shared beyond layers", "kind": "number"},
+        {"label": "shared", "kind": "number", "digits": 2},
+        {"label": "shared beyond layers", "kind": "number", "digits": 2},
     ]
     names = ("pairs", "jaccard", "ceiling", "chance", "chance_matched")
     rows = [
@@ -149,9 +150,9 @@ def _fact_table(found: BetweenFacts) -> Block:
         {"label": "entity", "kind": "text"},
         {"label": found.by, "kind": "text"},
         {"label": "group", "kind": "number"},
-        {"label": "own overlap", "kind": "number"},
+        {"label": "own overlap", "kind": "number", "digits": 2},
         {"label": "nearest", "kind": "fact"},
-        {"label": "shared with it", "kind": "number"},
+        {"label": "shared with it", "kind": "number", "digits": 2},
     ]
     names = ("fact", "entity", "stratum", "cluster", "own", "nearest", "nearest_shared")
     rows = [[row[name] for name in names] for row in found.fact_rows]
@@ -172,7 +173,7 @@ def _runs_table(found: BetweenRuns) -> Block:
             {"label": label, "kind": "number", "digits": 3}
             for label in ("Jaccard", "ceiling", "chance")
         ),
-        {"label": "turnover τ", "kind": "number"},
+        {"label": "turnover τ", "kind": "number", "digits": 2},
         {"label": "verdict", "kind": "verdict"},
     ]
     names = ("facts", "lost", "gained", "kept", "jaccard", "ceiling", "chance")
@@ -203,9 +204,9 @@ def _own_table(found: BetweenRuns) -> Block:
         {"label": "epoch", "kind": "text"},
         {"label": "stratum", "kind": "text"},
         {"label": "facts", "kind": "number"},
-        {"label": "with itself", "kind": "number"},
-        {"label": "with others", "kind": "number"},
-        {"label": "difference", "kind": "number"},
+        {"label": "with itself", "kind": "number", "digits": 2},
+        {"label": "with others", "kind": "number", "digits": 2},
+        {"label": "difference", "kind": "number", "digits": 2},
         {"label": "p", "kind": "number", "digits": 3},
     )
     rows = [

@@ -163,7 +163,9 @@ def test_quarters_share_no_prompt(n_prompts):
 
 def test_pairs_that_meet_their_own_templates_are_told_apart():
     a, b = tuple("abcd"), tuple("dcba")
-    templates = [[(t,) for t in names] for names in (a, a, b, "efgh", "efab", "abcdefgh", "aabc")]
+    templates = [
+        [(t,) for t in names] for names in (a, a, b, "efgh", "efab", "abcdefgh", "aabc", "efag")
+    ]
     found = meet_own_templates(templates)
     expected = np.zeros_like(found)
     for i, x in enumerate(templates):

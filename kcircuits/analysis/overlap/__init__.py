@@ -10,4 +10,9 @@ Plain numpy: no model, no disk. The modules, from the prompts up:
     swap_test       tests that swap epoch labels
     verdict         changed, no change beyond noise, cannot tell
     all_pairs       all pairs of epochs at once
+    fact_halves     overlaps of all pairs of facts at one epoch
+    between_facts   what groups of pairs share, with intervals
+    contrast        whether pairs within strata share more than pairs between them
+    clusters        groups of facts with like circuits
+    own_facts       facts with themselves and with others, in two runs or by two methods
 """
