@@ -4,6 +4,7 @@ Each takes rows of ``study.track.Track`` or of ``study.inspection.Inspection`` a
 swapped epoch labels give, or what halves of the prompts differ by, stands beside every number.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,20 +75,22 @@ def shape_figure(rows: Sequence[Row], depth_of_all: float | None = None) -> go.F
             y=depth_of_all, row=2, col=1, line={"color": KEPT, "width": 1, "dash": "dot"},  # pyright: ignore[reportArgumentType]
             annotation={"text": "all edges of the model", "font": {"color": MUTED, "size": 11}},
         )  # fmt: skip
-    figure.update_xaxes(type="category")
+    # In training order, whichever stratum has the first value.
+    epochs = list(dict.fromkeys(as_text(row["epoch"]) for row in rows))
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=epochs)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
     return figure.update_layout(template=TEMPLATE, height=520, margin={"t": 40})
 
 
 def _add_line(figure: go.Figure, points: Sequence[Row], i: int, label: str, panel: int) -> None:
     band = go.Figure()
-    add_band(band, points, i)
+    add_band(band, [{**point, "epoch": as_text(point["epoch"])} for point in points], i)
     for trace in band.data:
         figure.add_trace(trace, row=panel, col=1)
     figure.add_scatter(
         row=panel,
         col=1,
-        x=[point["epoch"] for point in points],
+        x=[as_text(point["epoch"]) for point in points],
         y=[point["value"] for point in points],
         name=label,
         legendgroup=str(i),
@@ -179,7 +182,9 @@ def lifetime_figure(rows: Sequence[Row], noun: str) -> go.Figure:
         table = [row for row in rows if row["labels"] == labels]
         if not table:
             continue
-        points = [{"k": 0, "survival": 1.0, "low": 1.0, "high": 1.0, **_at_risk(table[0])}]
+        points = [
+            {"k": 0, "survival": 1.0, "low": 1.0, "high": 1.0, "at_risk": table[0]["at_risk"]}
+        ]
         points += [
             {**row, "low": row["survival_low"], "high": row["survival_high"]} for row in table
         ]
@@ -203,12 +208,11 @@ def lifetime_figure(rows: Sequence[Row], noun: str) -> go.Figure:
     return figure.update_yaxes(title_text="still there (share)", range=[-0.03, 1.05])
 
 
-def _at_risk(row: Row) -> Row:
-    return {"at_risk": row["at_risk"]}
-
-
 def layers_figure(rows: Sequence[Row]) -> go.Figure:
     """Activation ratio of edges by sender layer and epoch, as a heat map; the input at the bottom.
+
+    Colours are logarithmic: the last layer has few edges, and most of them are in circuits. A
+    ratio of 0 stays blank.
 
     Args:
         rows: Of ``Track.layers``, of one stratum.
@@ -224,15 +228,16 @@ def layers_figure(rows: Sequence[Row]) -> go.Figure:
     figure.add_heatmap(
         x=[as_text(epoch) for epoch in epochs],
         y=["input" if layer < 0 else str(layer) for layer in layers],
-        z=[[100 * row["ratio"] for row in line] for line in grid],
-        zmin=0,
+        z=[[math.log10(row["ratio"]) if row["ratio"] else None for row in line] for line in grid],
         colorscale=HEAT,
         xgap=1,
         ygap=1,
         customdata=[[_layer_hover(row) for row in line] for line in grid],
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
-            "title": {"text": "% of the layer's edges", "side": "right"},
+            "title": {"text": "share of the layer's edges", "side": "right"},
+            "tickvals": [-4, -3, -2, -1, 0],
+            "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"],
             "thickness": 12,
             "outlinewidth": 0,
         },

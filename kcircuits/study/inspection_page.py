@@ -127,7 +127,7 @@ def _epochs(found: Inspection) -> Block:
         {"label": "known", "kind": "dots"},
         {"label": "prob", "kind": "number", "digits": 3},
         {"label": "rank", "kind": "number", "digits": 1},
-        {"label": "faithfulness", "kind": "number"},
+        {"label": "faithfulness", "kind": "number", "digits": 2},
         {"label": f"{found.track.level}s there", "kind": "number"},
         {"label": "entropy", "kind": "text"},
         {"label": "depth", "kind": "text"},

@@ -125,7 +125,7 @@ def _settling(track: Track) -> Block:
 def _layers(track: Track) -> Block:
     caption = (
         "Share of all edges of the model with a sender in the layer that are in the circuit, mean "
-        "over the facts known at the epoch."
+        "over the facts known at the epoch. Colours are logarithmic; blank is none."
     )
     figures = _panels(track.layers, layers_figure)
     return figure_block(
