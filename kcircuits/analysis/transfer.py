@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from kcircuits.analysis.dynamics.draws import drawn_ratios, interval_ends, ratio_interval
 from kcircuits.analysis.dynamics.rows import number_or_none
+from kcircuits.analysis.overlap.jackknife import MIN_ENTITIES
 
 Row = dict[str, Any]
 # What is known of a circuit on one checkpoint's weights, per fact: means over its prompts.
@@ -114,6 +115,13 @@ def transfer_rows(
         "half_loss": found.own[0] - found.half[0],
     }
     return [{"set": way, **head, **_pooled(metrics, found, way, seed), **tail} for way in WAYS]
+
+
+def is_apart(row: Row, name: str) -> bool:
+    """Whether the interval of a number excludes 0; said of at least 10 subjects only."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    is_interval = low is not None and high is not None and row["subjects"] >= MIN_ENTITIES
+    return is_interval and (low > 0 or high < 0)
 
 
 def loss_both_ways(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kcircuits.study.transfer import Transfer
 
 _WAY = "ratio of means"
+_LOSSES = ("loss", "loss_both_ways")
 Row = dict[str, Any]
 
 
@@ -138,9 +139,11 @@ def _print_transfer(transfer: "Transfer") -> None:
     places = "(from: circuits; to: weights)"
     _print_grid(f"Faithfulness {places}", rows, "faithfulness", "from")
     _print_grid("Transfer loss: own minus moved", rows, "loss", "from")
+    if any(row["loss_both_ways"] is not None for row in rows):
+        _print_grid("Loss both ways: mean of the two directions", rows, "loss_both_ways", "from")
     note = (
-        "  *: the interval over subjects excludes 0, each cell by itself; own: the circuit found on"
-        "\n  those weights; facts that the model does not know at both epochs are left out"
+        "  *: the interval over 10 or more subjects excludes 0, each cell by itself; own: the"
+        "\n  circuit found on those weights; facts not known at both epochs are left out"
     )
     print(styled(note, "dim"))
     _print_grid("Facts", rows, "facts", "from", form="d")
@@ -171,17 +174,16 @@ def _print_grid(
     at = {(row[down], row["to"]): row for row in rows}
     print(styled(f"\n{title}", "bold"))
     print_aligned(
-        ["", *map(printable, stops)],
+        ["", *(printable(stop) + " " * (name in _LOSSES) for stop in stops)],
         [[printable(start), *(_cell(at[start, s], name, form) for s in stops)] for start in starts],
     )
 
 
 def _cell(row: Row, name: str, form: str) -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    is_apart = low is not None and high is not None and (low > 0 or high < 0)
-    if name != "loss":
-        return number_text(row[name], form)
-    return number_text(row[name], form) + ("*" if is_apart else " ")
+    from kcircuits.analysis.transfer import is_apart
+
+    text = number_text(row[name], form)
+    return text + ("*" if is_apart(row, name) else " ") if name in _LOSSES else text
 
 
 def _print_columns(rows: Sequence[Row]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kcircuits.analysis.transfer import is_apart
 from kcircuits.plots.lines import add_band, line_style
 from kcircuits.plots.theme import (
     GAINED,
@@ -55,7 +56,7 @@ def transfer_figure(rows: Sequence[Row], *, way: str = WAY) -> go.Figure:
 def loss_figure(
     rows: Sequence[Row], name: str = "loss", *, way: str = WAY, unit: str = "on the weights of"
 ) -> go.Figure:
-    """Faithfulness that moved circuits lack against each fact's own; * excludes 0.
+    """Faithfulness that moved circuits lack against each fact's own; * see ``is_apart``.
 
     Args:
         rows: Rows of ``Transfer.rows`` or, of one epoch, ``Transfer.strata``.
@@ -71,9 +72,7 @@ def loss_figure(
     top = max(0.1, *values)
 
     def label(row: Row) -> str:
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        is_apart = low is not None and (low > 0 or high < 0)
-        return number(row[name]) + "*" * is_apart
+        return number(row[name]) + "*" * is_apart(row, name)
 
     _add_heat(
         figure, table, lambda row: row[name], 1, scale=_TWO_SIDED, span=(-top, top), label=label

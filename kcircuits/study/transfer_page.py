@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kcircuits.analysis.overlap.jackknife import MIN_ENTITIES
 from kcircuits.analysis.transfer import WAYS
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
@@ -15,8 +16,8 @@ _LOSS = (
     "circuit is the better one. "
 )
 _STARS = (
-    "* The 95% interval over subjects excludes 0, each cell taken by itself: of 20 cells without "
-    "any loss about one has a star."
+    f"* The 95% interval over subjects ({MIN_ENTITIES} or more) excludes 0, each cell taken by "
+    "itself: of 20 cells without any loss one or two have a star."
 )
 
 
@@ -24,7 +25,7 @@ def transfer_page(transfer: Transfer) -> str:
     """The transfer as one self-contained HTML text."""
     blocks = [_summary(transfer), _matrix(transfer), _losses(transfer), _lines(transfer)]
     if transfer.by is not None:
-        blocks.append(_strata(transfer))
+        blocks += _strata(transfer)
     blocks.append(_table(transfer))
     return render_page(
         kind="Circuit transfer", title=transfer.run, details=_details(transfer), blocks=blocks
@@ -50,10 +51,11 @@ def _details(transfer: Transfer) -> list[Row]:
 def _summary(transfer: Transfer) -> Block:
     rows = [row for row in transfer.rows if row["set"] == WAYS[0] and row["loss"] is not None]
     apart = [row for row in rows if row["from"] != row["to"]]
+    enough = [row for row in apart if row["subjects"] >= MIN_ENTITIES]
     cards: list[Row] = []
     for label, chosen in (
-        ("largest loss", sorted(apart, key=lambda row: -row["loss"])[:1]),
-        ("smallest loss", sorted(apart, key=lambda row: row["loss"])[:1]),
+        ("largest loss", sorted(enough, key=lambda row: -row["loss"])[:1]),
+        ("smallest loss", sorted(enough, key=lambda row: row["loss"])[:1]),
     ):
         cards += [
             {
@@ -64,7 +66,13 @@ def _summary(transfer: Transfer) -> Block:
             }
             for row in chosen
         ]
-    cards.append({"label": "pairs of epochs compared", "value": str(len(apart)), "note": ""})
+    cards.append(
+        {
+            "label": "pairs of epochs compared",
+            "value": str(len(apart)),
+            "note": f"{len(enough)} of them on {MIN_ENTITIES} subjects or more",
+        }
+    )
     caption = (
         "Each fact's circuit of one epoch runs on the weights of another. It is judged on prompts "
         "that it was not found on, beside the circuit that those weights themselves give. The "
@@ -113,20 +121,34 @@ def _lines(transfer: Transfer) -> Block:
     return figure_block("lines", "Before, after and best", figures, caption)
 
 
-def _strata(transfer: Transfer) -> Block:
-    figures = {}
-    for epoch in reversed(transfer.targets):
-        rows = [row for row in transfer.strata if row["epoch"] == epoch]
-        figures[f"{epoch}: faithfulness"] = strata_figure(rows)
-        figures[f"{epoch}: loss"] = loss_figure(rows, unit="on facts of")
+def _strata(transfer: Transfer) -> list[Block]:
+    tables = {
+        epoch: [row for row in transfer.strata if row["epoch"] == epoch]
+        for epoch in reversed(transfer.targets)
+    }
     smallest = min((row["circuit_entities"] for row in transfer.strata), default=0)
     caption = (
         f"One circuit for each {transfer.by}: the mean of its facts' scores, each of equal weight. "
         "It runs on the facts of every stratum at the same epoch; scores of the fact's own subject "
         f"are left out of every circuit that it is judged by. The smallest is of {smallest} "
-        f"subjects. Ratio of means. {_STARS}"
+        "subjects. Ratio of means."
     )
-    return figure_block("strata", f"Between strata ({transfer.by})", figures, caption)
+    return [
+        figure_block(
+            "strata",
+            f"Between strata ({transfer.by})",
+            {epoch: strata_figure(rows) for epoch, rows in tables.items()},
+            caption,
+            choice="Epoch",
+        ),
+        figure_block(
+            "strata-loss",
+            "What a stratum's circuit lacks",
+            {epoch: loss_figure(rows, unit="on facts of") for epoch, rows in tables.items()},
+            f"Faithfulness of each fact's own circuit minus that of the stratum's. {_STARS}",
+            choice="Epoch",
+        ),
+    ]
 
 
 def _table(transfer: Transfer) -> Block:

@@ -395,6 +395,7 @@ def test_text_shows_matrix_lines_and_strata(transfer: Call, study: Path) -> None
     for part in (
         "moved  6 facts", "eap (metric logit-difference)", f"top {N_EDGES} of ",
         "Faithfulness (from: circuits; to: weights)", "Transfer loss: own minus moved",
+        "Loss both ways: mean of the two directions",
         "On their own weights", "first known", "best by knowledge", "Between strata (half)",
     ):  # fmt: skip
         assert part in output.out, part

@@ -13,6 +13,7 @@ from kcircuits.analysis.transfer import (
     OnWeights,
     Sources,
     chosen_measures,
+    is_apart,
     line_choices,
     loss_both_ways,
     source_shares,
@@ -118,6 +119,14 @@ def test_no_fact_and_one_subject_give_no_number_and_no_interval() -> None:
         assert row["loss_low"] is row["loss_high"] is None
     both = loss_both_ways(replace(at, is_known=nobody), moved, at, moved, seed=0)
     assert [row["loss_both_ways"] for row in both] == [None, None]
+
+
+def test_a_star_needs_an_interval_beside_0_and_10_subjects() -> None:
+    row = {"loss_low": 0.1, "loss_high": 0.2, "subjects": 10}
+    assert is_apart(row, "loss")
+    assert is_apart({**row, "loss_low": -0.2, "loss_high": -0.1}, "loss")
+    for change in ({"subjects": 9}, {"loss_low": -0.1}, {"loss_low": None, "loss_high": None}):
+        assert not is_apart({**row, **change}, "loss")
 
 
 def test_loss_both_ways_is_the_mean_of_both_losses_over_common_draws() -> None:
