@@ -1,6 +1,7 @@
 """Lenses on every family: contributions add up to transformers' logits, attention is its attention.
 
-The oracle is transformers alone, one prompt at a time and without padding.
+The oracles are transformers alone and the caches of HookedTransformer, one prompt at a time and
+without padding.
 """
 
 from collections.abc import Callable
@@ -99,3 +100,44 @@ def test_numbers_depend_on_neither_chunks_nor_padding(
         )
     alone = kc.lenses(loaded, known_places.rows([1]))
     np.testing.assert_allclose(alone.heads[0], whole.heads[1], rtol=1e-9, atol=1e-12)
+
+
+def test_contributions_are_those_of_hooked_transformer(
+    variant: str, loaded: kc.Model, known_places: kc.PromptBatch
+) -> None:
+    """Pattern times values times W_O along the answer's direction, head by head and key by key."""
+    hooked, batch = loaded.hooked, known_places
+    if not hasattr(hooked, "run_with_cache") or type(hooked).__name__ != "HookedTransformer":
+        pytest.skip("the model is no HookedTransformer")
+    found, groups = kc.lenses(loaded, batch), position_groups(batch)
+    unembed, norm = hooked.unembed.W_U.detach(), loaded.weights.final_norm
+    for i, n in enumerate(batch.lengths):
+        with torch.no_grad():
+            _, cache = hooked.run_with_cache(torch.as_tensor(batch.clean[i, :n])[None])
+        (target,), (foil,) = batch.targets[i], batch.foils[i]
+        columns = [unembed[:, target] - unembed.mean(1), unembed[:, target] - unembed[:, foil]]
+        scale = cache["ln_final.hook_scale"][0, -1]
+        for layer, block in enumerate(hooked.blocks):
+            pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0, :, -1]
+            v = cache[f"blocks.{layer}.attn.hook_v"][0]
+            v = v.repeat_interleave(pattern.shape[0] // v.shape[1], 1)
+            attention = loaded.weights.attention[layer]
+            if attention.clip is not None:
+                v = v.clamp(-attention.clip, attention.clip)
+            written = torch.einsum("hk,khe,hed->hkd", pattern, v, block.attn.W_O.detach())
+            post = attention.post_norm
+            if post is not None:
+                whole = written.sum((0, 1)) + block.attn.b_O.detach()
+                written = written * post.gain / (whole.square().mean() + post.eps).sqrt()
+            if norm.is_centred:
+                written = written - written.mean(-1, keepdim=True)
+            for effect, column in enumerate(columns):
+                by_key = (written / scale * norm.gain) @ column
+                for group in range(len(GROUPS)):
+                    mine = torch.tensor(groups[i, :n] == group)
+                    np.testing.assert_allclose(
+                        found.heads[i, effect, layer, :, group],
+                        by_key[:, mine].sum(1),
+                        rtol=1e-7,
+                        atol=1e-9,
+                    )
