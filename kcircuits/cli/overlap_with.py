@@ -32,8 +32,8 @@ def run_with(args: argparse.Namespace) -> int:
     """Prints the overlap with another run or method.
 
     Args:
-        args: ``with_ref``, ``epochs`` (references; None for all), ``by``, ``level``, ``html``,
-            ``json``, ``quiet`` and what ``run_of`` reads.
+        args: ``with_ref``, ``epochs`` (references, as ``Run.select`` reads), ``by``, ``level``,
+            ``html``, ``json``, ``quiet`` and what ``run_of`` reads.
     """
     from kcircuits.study.between_runs import BetweenRuns
 
@@ -41,8 +41,9 @@ def run_with(args: argparse.Namespace) -> int:
         return progress(epochs, "epochs", quiet=args.quiet)
 
     run = run_of(args)
+    epochs = None if args.epochs is None else run.select(args.epochs)
     found = BetweenRuns.read(
-        run, _other(run, args), args.epochs, by=args.by, level=args.level, progress=bar
+        run, _other(run, args), epochs, by=args.by, level=args.level, progress=bar
     )
     if args.html is not None:
         from kcircuits.io.atomic import write_atomic
