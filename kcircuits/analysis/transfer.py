@@ -120,8 +120,9 @@ def transfer_rows(
 def is_apart(row: Row, name: str) -> bool:
     """Whether the interval of a number excludes 0; said of at least 10 subjects only."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    is_interval = low is not None and high is not None and row["subjects"] >= MIN_ENTITIES
-    return is_interval and (low > 0 or high < 0)
+    if low is None or high is None or row["subjects"] < MIN_ENTITIES:
+        return False
+    return low > 0 or high < 0
 
 
 def loss_both_ways(
