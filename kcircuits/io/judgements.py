@@ -16,7 +16,8 @@ from kcircuits.io.sealed import read_sealed, sealed
 
 _SCHEMA = "kcircuits.judgements/1"
 _REMEDY = "delete that file and repeat the command; the other checkpoints' files are kept"
-_NAME_DIGITS = 16
+# Of the checkpoint in the name, for people; the digits after it tell files apart.
+_SHOWN, _NAME_DIGITS = 12, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,7 @@ class JudgementFile:
     @property
     def path(self) -> Path:
         """The file, which need not exist."""
-        names = (self.checkpoint, digest(dict(self.settings)))
-        return self.folder / f"{'-'.join(name[:_NAME_DIGITS] for name in names)}.json"
+        return self.folder / f"{self.checkpoint[:_SHOWN]}-{digest(self._head)[:_NAME_DIGITS]}.json"
 
     def read(self) -> dict[str, FactJudgement]:
         """Judgements by the keys of facts; none where there is no file.

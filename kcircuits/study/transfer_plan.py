@@ -177,10 +177,9 @@ class TransferPlan:
                 facts.append(fact)
         return (facts, list(sets.values())) if sets else ([], [])
 
-    @property
-    def is_due(self) -> bool:
-        """Whether anything has to be computed."""
-        return any(self.due(target, self.file(target).read())[0] for target in self.targets)
+    def judgements(self) -> dict[str, Judgements]:
+        """What was judged on each target's weights so far."""
+        return {target: self.file(target).read() for target in self.targets}
 
     def _with_random(self, circuits: CircuitSet) -> tuple[CircuitSet, tuple[CircuitSet, ...]]:
         drawn = random_like(circuits, self.run.topology, seed=self.seed, n_draws=self.n_draws)
