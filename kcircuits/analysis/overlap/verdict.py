@@ -86,7 +86,7 @@ def judge_facts(
                 "detectable": max(FACT_CHANGED, float(step.detectable[row]) / ceiling),
             }
             word, reason = _fact_rule(tau, tau + margin, float(step.q[row]))
-            if obstacle := _too_few(facts[i].n_prompts, n_facts):
+            if obstacle := too_few(facts[i].n_prompts, n_facts):
                 word, reason = "undetermined", obstacle
             verdicts[i] = Verdict(word=word, reason=reason, **numbers)
     return tuple(verdicts)
@@ -110,7 +110,7 @@ def judge_stratum(
         return _identical()
     n_prompts = min(fact.n_prompts for fact in facts)
     if n_prompts < 2 or not has_ceiling(facts):
-        reason = _too_few(n_prompts, len(facts)) or LOW_CEILING
+        reason = too_few(n_prompts, len(facts)) or LOW_CEILING
         return Verdict(word="undetermined", reason=reason)
     interval = jackknife_ratio(
         np.array([fact.k_st[0] for fact in facts]),
@@ -120,7 +120,7 @@ def judge_stratum(
     joint = joint_swap_test([fact.statistics for fact in facts], templates)
     total = sum(fact.ceiling for fact in facts)
     word, reason = _stratum_rule(interval, joint)
-    if obstacle := _too_few(n_prompts, len(facts)):
+    if obstacle := too_few(n_prompts, len(facts)):
         word, reason = "undetermined", obstacle
     seen = STRATUM_CHANGED + interval.quantile * interval.standard_error
     return Verdict(
@@ -136,7 +136,7 @@ def judge_stratum(
 def _untested(fact: FactOverlap, left_out: str | None, n_facts: int) -> Verdict:
     if fact.is_identical:
         return _identical()
-    reason = left_out or _too_few(fact.n_prompts, n_facts) or LOW_CEILING
+    reason = left_out or too_few(fact.n_prompts, n_facts) or LOW_CEILING
     return Verdict(word="undetermined", reason=reason, turnover=fact.turnover)
 
 
@@ -146,7 +146,7 @@ def _identical() -> Verdict:
     )
 
 
-def _too_few(n_prompts: int, n_facts: int) -> str | None:
+def too_few(n_prompts: int, n_facts: int) -> str | None:
     """The reason why prompts or facts do not suffice; None where they do."""
     if n_prompts < MIN_PROMPTS:
         return f"{n_prompts} discovery prompts; at least {MIN_PROMPTS} are needed"
