@@ -8,7 +8,7 @@ import pytest
 
 from kcircuits.analysis.overlap.jackknife import Interval
 from kcircuits.analysis.overlap.swap_test import JointTest
-from kcircuits.analysis.overlap.verdict import _fact_rule, _stratum_rule, _too_few, judge_facts
+from kcircuits.analysis.overlap.verdict import _fact_rule, _stratum_rule, judge_facts, too_few
 from kcircuits.core.circuit import prune_dangling
 from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology
@@ -308,7 +308,7 @@ def test_verdict_rule_of_a_stratum(low, high, p, entities, word, reason):
     ],
 )
 def test_too_few_prompts_or_facts_are_named(n_prompts, n_facts, reason):
-    found = _too_few(n_prompts, n_facts)
+    found = too_few(n_prompts, n_facts)
     assert (found is None) if reason is None else (reason in found)
 
 

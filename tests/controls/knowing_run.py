@@ -1,6 +1,6 @@
 """A tiny run whose model knows its facts: a Llama trained on their very prompts, in seconds.
 
-Twelve facts about twelve subjects, in ten sentences; eight discover and two judge. Heads share
+Twenty facts about twenty subjects, in ten sentences; eight discover and two judge. Heads share
 keys and values in groups of two.
 """
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kcircuits.cli.main import main
 
-N_FACTS, N_PROMPTS, N_DISCOVERY = 12, 10, 8
+N_FACTS, N_PROMPTS, N_DISCOVERY = 20, 10, 8
 WORDS = ["[UNK]", *(f"{kind}{i}" for kind in "abstuv" for i in range(N_FACTS))]
 N_STEPS, LR = 150, 3e-3
 

@@ -96,7 +96,7 @@ def judge_facts(
                 "p": float(step.q[row]),
             }
             word, reason = _fact_rule(tau, tau + margin, float(step.q[row]))
-            if obstacle := _too_few(facts[i].n_prompts, n_facts):
+            if obstacle := too_few(facts[i].n_prompts, n_facts):
                 word, reason = "undetermined", obstacle
             verdicts[i] = Verdict(word=word, reason=reason, **numbers)
     return tuple(verdicts)
@@ -150,6 +150,8 @@ def judge_stratum(
     n_prompts = min(fact.n_prompts for fact in facts)
     if not is_testable(facts):
         reason = _too_few(n_prompts, len(facts)) or LOW_CEILING
+    if n_prompts < 2 or not has_ceiling(facts):
+        reason = too_few(n_prompts, len(facts)) or LOW_CEILING
         return Verdict(word="undetermined", reason=reason)
     interval = jackknife_ratio(
         np.array([fact.k_st[0] for fact in facts]),
@@ -160,7 +162,7 @@ def judge_stratum(
         joint = joint_swap_test([fact.statistics for fact in facts], templates)
     total = sum(fact.ceiling for fact in facts)
     word, reason = _stratum_rule(interval, joint)
-    if obstacle := _too_few(n_prompts, len(facts)):
+    if obstacle := too_few(n_prompts, len(facts)):
         word, reason = "undetermined", obstacle
     seen = STRATUM_CHANGED + interval.quantile * interval.standard_error
     return Verdict(
@@ -206,7 +208,7 @@ def judge_methods(facts: Sequence[FactOverlap], entities: Sequence[str]) -> Verd
 def _untested(fact: FactOverlap, left_out: str | None, n_facts: int) -> Verdict:
     if fact.is_identical:
         return _identical()
-    reason = left_out or _too_few(fact.n_prompts, n_facts) or LOW_CEILING
+    reason = left_out or too_few(fact.n_prompts, n_facts) or LOW_CEILING
     return Verdict(word="undetermined", reason=reason, turnover=fact.turnover)
 
 
@@ -216,7 +218,7 @@ def _identical() -> Verdict:
     )
 
 
-def _too_few(n_prompts: int, n_facts: int) -> str | None:
+def too_few(n_prompts: int, n_facts: int) -> str | None:
     """The reason why prompts or facts do not suffice; None where they do."""
     if n_prompts < MIN_PROMPTS:
         return f"{n_prompts} discovery prompts; at least {MIN_PROMPTS} are needed"

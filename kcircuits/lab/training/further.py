@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kcircuits.core.manifest import Checkpoint
-from kcircuits.io.checkpoint_files import adapter_files, model_files
+from kcircuits.io.checkpoint_files import adapter_files, content_hash, model_files
 from kcircuits.lab.training.loss_meter import LossMeter
 from kcircuits.lab.training.saving import saver_of_model
 from kcircuits.lab.training.spec import TrainSpec
@@ -64,7 +64,8 @@ def train_further(
         with quiet():
             saver.save(model.cpu(), folder)
     place = {"adapter": folder} if checkpoint.adapter is not None else {"path": folder}
-    return replace(checkpoint, sha256=None, **place)
+    trained = replace(checkpoint, **place)
+    return replace(trained, sha256=content_hash(trained.path, trained.adapter))
 
 
 def _trainable(checkpoint: Checkpoint) -> Any:

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from kcircuits.analysis.overlap.verdict import too_few
+
 if TYPE_CHECKING:
     from kcircuits.study.controls.bench import Bench
+    from kcircuits.study.diff import Diff
 
 Verdict = Literal["passed", "failed", "cannot-tell"]
 
@@ -78,20 +83,39 @@ class Control:
         return control(bench)
 
 
-def verdict_check(row: dict[str, Any], expected: str) -> Check:
-    """Whether a row of a diff has the verdict that it should have."""
+def verdict_check(row: dict[str, Any], expected: str, where: str = "") -> Check:
+    """Whether a row of a diff has the verdict that it should have.
+
+    Args:
+        row: Of ``Diff.rows``.
+        expected: The verdict.
+        where: What was compared, if that does not go without saying.
+    """
     turnover, low, high = (row[f"turnover{end}"] for end in ("", "_low", "_high"))
-    measured = f"{row['verdict']}: turnover {_number(turnover)}"
+    measured = f"{row['verdict']}: turnover {number_text(turnover)}"
     if low is not None:
-        measured += f" ({_number(low)} to {_number(high)})"
+        measured += f" ({number_text(low)} to {number_text(high)})"
     is_told = row["verdict"] != "undetermined"
     return Check(
-        expected=f"verdict {expected} over the facts",
+        expected=f"verdict {expected} over the facts{where}",
         measured=measured,
         is_met=row["verdict"] == expected if is_told else None,
         reason="" if is_told else row["reason"],
     )
 
 
-def _number(value: float | None) -> str:
+def count_verdicts(diff: "Diff") -> tuple[int, int, str]:
+    """How many facts are called changed, of how many tested, and what stands in the way of a test.
+
+    The obstacle is empty where there is none; then facts whose circuits do not reproduce are the
+    only ones that are not tested.
+    """
+    verdicts = [one.verdict for one in diff.fact_diffs]
+    tested = [verdict for verdict in verdicts if np.isfinite(verdict.high)]
+    obstacle = too_few(diff.n_prompts, len(verdicts)) or ("" if tested else verdicts[0].reason)
+    return sum(verdict.word == "changed" for verdict in tested), len(tested), obstacle
+
+
+def number_text(value: float | None) -> str:
+    """Three digits; a dash for none."""
     return "-" if value is None else f"{value:.3f}"

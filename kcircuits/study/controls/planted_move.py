@@ -24,7 +24,7 @@ from kcircuits.io.run_record import FactRecord
 from kcircuits.lab.ground_truth import WeightsModel
 from kcircuits.lab.ground_truth.moving import MovingCircuit, build_moving
 from kcircuits.study.controls.bench import Bench, score_cells
-from kcircuits.study.controls.control import Check, Outcome
+from kcircuits.study.controls.control import Check, Outcome, count_verdicts, number_text
 from kcircuits.study.diff import Diff
 from kcircuits.study.diff_tables import STATUSES, replicated
 from kcircuits.study.fact_diff import FactDiff
@@ -181,15 +181,13 @@ def steps_check(steps: Sequence[Diff], moves_at: int) -> Check:
 
 def facts_check(diff: Diff) -> Check:
     """That a planted move is found in most facts."""
-    verdicts = [one.verdict for one in diff.fact_diffs]
-    judged = [verdict for verdict in verdicts if np.isfinite(verdict.detectable)]
-    n_changed = sum(verdict.word == "changed" for verdict in judged)
-    (row,) = diff.rows if len(verdicts) > 1 else diff.fact_rows
+    n_changed, n_tested, obstacle = count_verdicts(diff)
+    turnover = number_text(diff.rows[0]["turnover"])
     return Check(
         expected=f"changed in at least {MIN_FOUND:.0%} of the facts",
-        measured=f"{n_changed} of {len(judged)} facts judged; turnover {row['turnover']}",
-        is_met=n_changed >= MIN_FOUND * len(judged) if judged else None,
-        reason="" if judged else verdicts[0].reason,
+        measured=f"{n_changed} of {n_tested} facts tested; turnover {turnover}",
+        is_met=None if obstacle else n_changed >= MIN_FOUND * n_tested,
+        reason=obstacle,
     )
 
 

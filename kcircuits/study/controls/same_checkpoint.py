@@ -8,6 +8,7 @@ prompts bring other noise, which is all that differs.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -16,7 +17,7 @@ from kcircuits.analysis.overlap.halves import half_members, split_halves
 from kcircuits.analysis.overlap.verdict import IDENTICAL
 from kcircuits.core.cell import Cell
 from kcircuits.study.controls.bench import Bench
-from kcircuits.study.controls.control import Check, Outcome
+from kcircuits.study.controls.control import Check, Outcome, count_verdicts
 from kcircuits.sweep.cells import AGREEMENT, disagreement
 
 # Of the facts, over all ways to halve the prompts; and of these ways, for all facts together.
@@ -30,7 +31,11 @@ def control(bench: Bench) -> Outcome:
     return Outcome(
         did=f"loaded {bench.epoch} from disk twice and scored {len(bench.facts)} facts each time; "
         "labelled halves of the prompts of the stored scores as two epochs",
-        checks=(*identity_checks(bench, bench.cells(bench.load())), _stored_check(bench), halves),
+        checks=(
+            *identity_checks(bench, bench.cells(bench.load())),
+            stored_check(bench, bench.clean),
+            halves,
+        ),
         rows=rows,
     )
 
@@ -61,10 +66,10 @@ def identity_checks(bench: Bench, again: Sequence[Cell]) -> tuple[Check, Check]:
     )
 
 
-def _stored_check(bench: Bench) -> Check:
-    """That this machine gives the numbers that the run has stored."""
+def stored_check(bench: Bench, cells: Sequence[Cell]) -> Check:
+    """That cells that were computed now have the numbers that the run has stored."""
     stored = {cell.fact_id: cell for cell in bench.stored()}
-    largest = max(disagreement(cell, stored[cell.fact_id]) for cell in bench.clean)
+    largest = max(disagreement(cell, stored[cell.fact_id]) for cell in cells)
     recorded = bench.run.request.settings["libraries"]
     installed = bench.settings.to_json()
     others = [name for name, version in recorded.items() if installed["libraries"][name] != version]
@@ -79,45 +84,48 @@ def _stored_check(bench: Bench) -> Check:
     )
 
 
-def _halves_check(bench: Bench) -> tuple[Check, list[dict[str, object]]]:
+def _halves_check(bench: Bench) -> tuple[Check, list[dict[str, Any]]]:
     stored = bench.stored()
     n_prompts = min(len(cell.prompt_idx) for cell in stored)
-    rows: list[dict[str, object]] = []
-    n_changed = n_judged = n_splits = 0
-    reason = ""
-    for split, halves in enumerate(zip(*half_members(split_halves(n_prompts)), strict=True)):
+    rows: list[dict[str, Any]] = []
+    obstacle = "" if n_prompts > 1 else "one prompt has no halves"
+    for halves in zip(*half_members(split_halves(n_prompts)), strict=True):
         size = min(map(len, halves))
-        before, after = (_with_prompts(stored, half[:size]) for half in halves)
-        diff = bench.diff(before, after)
-        words = [one.verdict.word for one in diff.fact_diffs]
+        diff = bench.diff(*(with_prompts(stored, half[:size]) for half in halves))
+        n_changed, n_tested, obstacle = count_verdicts(diff)
         (row,) = diff.rows
-        n_changed += words.count("changed")
-        n_judged += sum(one.verdict.detectable < np.inf for one in diff.fact_diffs)
-        n_splits += row["verdict"] == "changed"
-        reason = row["reason"]
         rows.append(
             {
-                "split": split,
-                "prompts": size,
-                "facts_changed": words.count("changed"),
+                "prompts": (halves[0].tolist(), halves[1].tolist()),
+                "changed": n_changed,
+                "tested": n_tested,
                 **{name: row[name] for name in ("turnover", "turnover_low", "turnover_high")},
                 "verdict": row["verdict"],
             }
         )
-    is_quiet = n_changed <= MAX_ALARMS * n_judged and n_splits <= MAX_SPLITS_ALARMED
-    return (
-        Check(
-            expected=f"other prompts are no change: at most {MAX_ALARMS:.0%} of the facts called "
-            f"changed, and at most {MAX_SPLITS_ALARMED} of {len(rows)} splits",
-            measured=f"{n_changed} of {n_judged} facts judged, {n_splits} of {len(rows)} splits",
-            is_met=is_quiet if n_judged else None,
-            reason="" if n_judged else reason or "one prompt has no halves",
-        ),
-        rows,
+    return halves_check(rows, obstacle), rows
+
+
+def halves_check(rows: Sequence[dict[str, Any]], obstacle: str) -> Check:
+    """That few facts and splits are called changed where nothing is.
+
+    Args:
+        rows: Of each split: facts ``changed`` and ``tested``, and the ``verdict`` over all.
+        obstacle: Why the facts cannot be tested; empty where they can.
+    """
+    n_changed, n_tested = (sum(row[name] for row in rows) for name in ("changed", "tested"))
+    n_splits = sum(row["verdict"] == "changed" for row in rows)
+    is_quiet = n_changed <= MAX_ALARMS * n_tested and n_splits <= MAX_SPLITS_ALARMED
+    return Check(
+        expected=f"other prompts are no change: at most {MAX_ALARMS:.0%} of the tests of facts and "
+        f"{MAX_SPLITS_ALARMED} of {len(rows)} tests of all together say changed",
+        measured=f"{n_changed} of {n_tested} of facts, {n_splits} of all together",
+        is_met=None if obstacle else is_quiet,
+        reason=obstacle,
     )
 
 
-def _with_prompts(cells: Sequence[Cell], half: Int[np.ndarray, " prompt"]) -> list[Cell]:
+def with_prompts(cells: Sequence[Cell], half: Int[np.ndarray, " prompt"]) -> list[Cell]:
     """Cells of some of their prompts, under the names of the first ones."""
     return [
         replace(

@@ -7,6 +7,7 @@ smaller one only where their intervals overlap (rank correlation 1, up to such t
 largest must be called changed.
 """
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -32,13 +33,14 @@ def control(bench: Bench) -> Outcome:
     found = {size: bench.diff(bench.clean, cells(size)).rows[0] for size in SIZES}
     rows = [{"size": size, **{name: row[name] for name in _NUMBERS}} for size, row in found.items()]
     told = [row for row in rows if row["turnover_low"] is not None]
+    largest = told[-1]["size"] if told else SIZES[-1]
     return Outcome(
         did=f"added Gaussian noise to every matrix of {bench.epoch}, 0 and "
         f"{', '.join(f'{size:g}' for size in SIZES)} times its own spread (seed {bench.seed})",
         checks=(
-            nothing,
+            replace(nothing, expected=f"{nothing.expected} at size 0"),
             order_check(told),
-            verdict_check(found[told[-1]["size"]] if told else found[SIZES[-1]], "changed"),
+            verdict_check(found[largest], "changed", f" at size {largest:g}"),
         ),
         rows=rows,
     )
