@@ -161,7 +161,7 @@ def _same_step(link: Link) -> Block:
         {"label": "in the step", "kind": "text"},
         {"label": "fact-steps", "kind": "number"},
         {"label": "entities", "kind": "number"},
-        {"label": "ceiling", "kind": "number"},
+        {"label": "ceiling", "kind": "number", "digits": 2},
         {"label": "turnover τ", "kind": "number"},
     ]
     rows = [
@@ -196,9 +196,9 @@ def _items_figure(link: Link) -> Block:
 def _items(link: Link, level: str) -> Block:
     columns = [
         {"label": level, "kind": "text"},
-        {"label": "consolidated", "kind": "number"},
-        {"label": "transient", "kind": "number"},
-        {"label": "difference", "kind": "number"},
+        {"label": "consolidated", "kind": "number", "digits": 2},
+        {"label": "transient", "kind": "number", "digits": 2},
+        {"label": "difference", "kind": "number", "digits": 2},
         {"label": "p", "kind": "number", "digits": 4},
         {"label": "q", "kind": "number", "digits": 3},
         {"label": "seeds agree", "kind": "number"},

@@ -11,17 +11,18 @@ import kcircuits as kc
 LIGHT = [  # answer without torch
     "BetweenFacts", "BetweenRuns", "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff",
     "Dynamics", "EdgeScores", "EpochOverlap", "Evaluation", "Fact", "Faithfulness",
-    "FaithfulnessCurve", "Inspection", "KCircuitsError", "Manifest", "NeuronScores", "NodeScores",
-    "Prompt", "PromptBatch", "Run", "Topology", "Track", "Transfer", "bootstrap_faithfulness",
-    "bootstrap_mean", "bootstrap_ratio", "import_dynamics", "load_facts", "load_manifest",
-    "open_dynamics", "open_run", "random_circuits", "read_eap_ig", "replay_rules", "select",
-    "select_nodes", "stop_when", "stopping_rule", "write_eap_ig", "write_facts", "write_manifest",
+    "FaithfulnessCurve", "Inspection", "KCircuitsError", "Lenses", "Link", "Manifest",
+    "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run", "Topology", "Track", "Transfer",
+    "bootstrap_faithfulness", "bootstrap_mean", "bootstrap_ratio", "import_dynamics", "link",
+    "load_facts", "load_manifest", "open_dynamics", "open_run", "random_circuits", "read_eap_ig",
+    "replay_rules", "select", "select_nodes", "stop_when", "stopping_rule", "write_eap_ig",
+    "write_facts", "write_manifest",
 ]  # fmt: skip
 HEAVY = [
     "Model", "Necessity", "ProbeCallback", "Recipe", "TrainingObserver", "attribute",
-    "attribute_neurons", "evaluate", "faithfulness_curve", "fetch_model", "load_model", "necessity",
-    "observe", "probe", "prune", "prune_sizes", "pruning_bar", "seed_overlap", "smallest_circuit",
-    "swap_checkpoint", "tokenize",
+    "attribute_neurons", "evaluate", "faithfulness_curve", "fetch_model", "lenses", "load_model",
+    "necessity", "observe", "probe", "prune", "prune_sizes", "pruning_bar", "seed_overlap",
+    "smallest_circuit", "swap_checkpoint", "tokenize",
 ]  # fmt: skip
 
 

@@ -87,6 +87,29 @@ def test_the_difference_is_that_of_mantel_and_haenszel():
         assert found.difference[place] == pytest.approx(top / bottom, abs=1e-5)
 
 
+def test_labels_stay_in_their_cell():
+    """All 6 x 6 labellings of two uneven cells enumerated."""
+    rng = np.random.default_rng(4)
+    cell = np.repeat([0, 1], 6)
+    stays = np.array([1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
+    presence = rng.random((12, 6)) < 0.5
+    found = distinguish(
+        presence, stays, [f"e{i}" for i in range(12)], [f"c{i}" for i in cell],
+        n_permutations=20_000, min_present=1,
+    )  # fmt: skip
+    centre = np.where(cell == 0, 1 / 6, 5 / 6)
+    x = presence[:, found.items].astype(float)
+    ways = [
+        (np.arange(12) == first) | ((cell == 1) & (np.arange(12) != last))
+        for first in range(6)
+        for last in range(6, 12)
+    ]
+    sums = np.abs([(way - centre) @ x for way in ways])
+    exact = (sums >= np.abs((stays - centre) @ x) - 1e-9).mean(0)
+    np.testing.assert_allclose(found.p, exact, atol=0.015)
+    assert found.n_distinct == 36
+
+
 def test_facts_of_an_entity_move_together():
     """Eight entities with five like facts each: 70 labellings, not 40 over 20."""
     presence = np.repeat(np.arange(8) < 4, 5)[:, None]

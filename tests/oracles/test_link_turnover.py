@@ -334,6 +334,17 @@ def test_the_series_of_a_fact_equals_its_comparisons(n_prompts):
         )
 
 
+def test_identical_scores_have_no_turnover_even_where_they_are_noise():
+    """Halves that agree less than chance have a ceiling of 0, and yet nothing turned over."""
+    flat = np.flatnonzero(TOPOLOGY.edge_mask)
+    items = {"edge": edge_items(TOPOLOGY, flat), "node": node_items(TOPOLOGY, flat)}
+    signs = np.where(np.arange(2)[:, None] == np.arange(len(flat)) % 2, 1.0, 0.1)
+    scores = np.repeat(signs[None], 2, axis=0)  # two prompts with nothing in common
+    found = circuit_series(scores, 9, items, at=0)
+    assert found.k_own[0] < 0
+    assert found.ceiling[0] - found.k_st[0] == 0
+
+
 def test_changes_of_a_step_by_hand():
     known = np.array([[0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0], [1, 0, 0, 1, 1, 1]], dtype=bool)
     named = [[CHANGES[i] for i in line] for line in step_changes(known)]

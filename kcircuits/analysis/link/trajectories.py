@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.overlap.corrected import Items, Level, circuit_overlap
-from kcircuits.analysis.overlap.half_circuits import top_mask
-from kcircuits.analysis.overlap.halves import half_members, split_halves
+from kcircuits.analysis.overlap.all_pairs import epoch_halves, pair_overlaps
+from kcircuits.analysis.overlap.corrected import Items, Level
 from kcircuits.analysis.overlap.turnover import REPLICATED
 
 
@@ -100,18 +99,16 @@ def circuit_series(
         items: Edges and nodes of the candidates; overlaps count edges.
         at: The epoch whose replicated items are wanted.
     """
-    halves = [
-        _circuits(scores, members, n_edges)
-        for members in half_members(split_halves(scores.shape[1]))
-    ]
-    k = circuit_overlap(halves[0], halves[1], items["edge"]).corrected.mean(0)
-    k = (k + k.T) / 2
+    halves = epoch_halves(scores, n_edges)
+    k = pair_overlaps(halves, items["edge"])
     k_own, k_st = np.diag(k), np.diag(k, 1)
     positive = np.maximum(k_own, 0)
     is_identical = (scores[1:] == scores[:-1]).all((1, 2))
+    masks = np.zeros((*halves.masks.shape[:2], scores.shape[2]), dtype=bool)
+    masks[..., halves.kept] = halves.masks[:, :, at]
     replicated: dict[Level, np.ndarray] = {}
     for level, kind in items.items():
-        first, second = (kind.of(masks[:, at]) for masks in halves)
+        first, second = (kind.of(side) for side in masks)
         replicated[level] = np.flatnonzero((first & second).mean(0) >= REPLICATED)
     return CircuitSeries(
         k_own=k_own,
@@ -119,17 +116,3 @@ def circuit_series(
         ceiling=np.where(is_identical, k_st, np.sqrt(positive[1:] * positive[:-1])),
         replicated=replicated,
     )
-
-
-def _circuits(
-    scores: Float[np.ndarray, "epoch prompt candidate"],
-    members: Int[np.ndarray, "split member"],
-    n_edges: int,
-) -> Bool[np.ndarray, "split epoch candidate"]:
-    """The circuit of one half of every split at every epoch."""
-    size = scores[:, members[:, 0]]
-    for member in members.T[1:]:
-        size += scores[:, member]
-    np.abs(size, out=size)
-    masks = top_mask(size.reshape(-1, size.shape[-1]), n_edges).reshape(size.shape)
-    return masks.swapaxes(0, 1)

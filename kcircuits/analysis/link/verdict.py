@@ -27,7 +27,7 @@ WORDS: dict[LinkWord, str] = {
     "no-link": "no link beyond chance",
     "undetermined": "cannot tell",
 }
-# Simulated: with 14 events and more the test keeps its level.
+# Simulated without a link: with 11 forgotten on average p <= .05 in 6% of 400 repeats.
 MIN_EVENTS = 10
 MIN_EXCHANGES = 1_000
 EQUIVALENT = 0.10
