@@ -48,21 +48,15 @@ def align_cells(cells: Sequence[Cell], topology: Topology) -> AlignedScores:
     """
     position, flat = _name_order(topology)
     positions = [position[cell.candidates] for cell in cells]
-    is_present = np.zeros(len(flat), dtype=bool)
-    is_present[np.concatenate(positions)] = True
-    union = np.flatnonzero(is_present)
-    column = np.empty(len(flat), dtype=np.int64)
-    values, is_candidate = [], []
-    for cell, own in zip(cells, positions, strict=True):
-        column[union] = -1
-        column[own] = np.arange(len(own))
-        is_candidate.append(column[union] >= 0)
-        values.append(cell.prompt_scores[:, column[union]] * is_candidate[-1])
-    return AlignedScores(
-        candidates=flat[union],
-        values=np.stack(values).astype(np.float32, copy=False),
-        is_candidate=np.stack(is_candidate),
-    )
+    union = np.unique(np.concatenate(positions))
+    n_prompts = len(cells[0].prompt_scores)
+    values = np.zeros((len(cells), n_prompts, len(union)), dtype=np.float32)
+    is_candidate = np.zeros((len(cells), len(union)), dtype=bool)
+    for epoch, (cell, own) in enumerate(zip(cells, positions, strict=True)):
+        column = np.searchsorted(union, own)
+        values[epoch][:, column] = cell.prompt_scores
+        is_candidate[epoch, column] = True
+    return AlignedScores(candidates=flat[union], values=values, is_candidate=is_candidate)
 
 
 def check_comparable(cells: Sequence[Cell]) -> None:

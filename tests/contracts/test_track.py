@@ -196,7 +196,7 @@ def test_layers_hold_the_share_of_each_layers_edges(track, known):
 
 
 def test_core_sizes_and_items_equal_loops(track, known):
-    for share, since in ((1.0, 0), (0.6, 1)):
+    for share, since in ((1.0, 0), (0.6, 1), (1.0, 2)):
         sizes, names = [], Counter()
         for i, one in enumerate(track.facts):
             at = [t for t in range(since, 4) if known[i, t]]

@@ -34,7 +34,7 @@ def test_shape_keeps_epochs_in_order_where_a_stratum_starts_late():
     figure = shape_figure(rows, 9.0)
     assert figure.layout.xaxis.categoryarray == ("ep0", "ep1")
     late, whole = (
-        [t for t in figure.data if t.name == name][0] for name in ("&lt;b&gt;x&lt;/b&gt;", "y")
+        next(t for t in figure.data if t.name == name) for name in ("&lt;b&gt;x&lt;/b&gt;", "y")
     )
     assert list(late.x) == ["ep1"]
     assert list(whole.y) == [4.0, 3.0]
