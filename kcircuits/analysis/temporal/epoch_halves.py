@@ -133,8 +133,6 @@ def _reachable(
     if n_edges >= len(strong):
         return np.ones((n_sources, n_candidates), dtype=bool)
     some = scores[:, strong]
-    chosen = np.zeros((n_sources, len(scores)), dtype=scores.dtype)
-    np.put_along_axis(chosen, rows, 1 / n_prompts, axis=1)
     cutoffs = [
         np.array([nth_largest(np.abs(sum_rows(some, own[side])), n_edges).min() for own in rows])
         for side in members
@@ -142,7 +140,7 @@ def _reachable(
     is_near = np.zeros((n_sources, n_candidates), dtype=bool)
     for start in range(0, n_candidates, _BLOCK):
         block = scores[:, start : start + _BLOCK]
-        mean, square = chosen @ block, chosen @ block**2
+        mean, square = (sum_rows(part, rows) / n_prompts for part in (block, block**2))
         spread = np.sqrt(np.maximum(square - mean**2, 0) + _ROUNDING * square)
         np.abs(mean, out=mean)
         for side, cutoff in zip(members, cutoffs, strict=True):
