@@ -1,6 +1,6 @@
-"""Circuits over epochs as figures: shape, births and deaths, survival, layers, settling, one fact.
+"""Circuits over epochs as figures: shape, births and deaths, survival, layers, settling.
 
-Each takes rows of ``study.track.Track`` or of ``study.inspection.Inspection`` and draws them; what
+Each takes rows of ``study.track.Track`` and draws them; what
 swapped epoch labels give, or what halves of the prompts differ by, stands beside every number.
 """
 
@@ -14,7 +14,6 @@ from plotly.subplots import make_subplots
 from kcircuits.plots.lines import add_band, line_style
 from kcircuits.plots.theme import (
     GAINED,
-    GRID,
     HEAT,
     INK,
     KEPT,
@@ -30,7 +29,6 @@ Row = dict[str, Any]
 _PANELS = {"entropy": "entropy (nats)", "depth": "depth (mean sender layer)"}
 # Place of a line's colour and symbol, see ``plots.lines``.
 _OBSERVED, _SWAPPED = 0, 6
-_ABSENT, _HALF, _THERE = 0.0, 0.5, 1.0
 
 
 def shape_table(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -121,45 +119,57 @@ def change_figure(rows: Sequence[Row], noun: str) -> go.Figure:
     if not shown:
         return empty_figure("No fact is known at two epochs in a row")
     figure = go.Figure(layout={"template": TEMPLATE, "height": 380, "barmode": "overlay"})
-    epochs = [as_text(row["epoch"]) for row in shown]
     for name, colour, pattern, sign in (("births", GAINED, "/", 1), ("deaths", LOST, "x", -1)):
-        figure.add_bar(
-            x=epochs,
-            y=[sign * row[name] for row in shown],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [_reach(row, name, "high" if sign > 0 else "low") for row in shown],
-                "arrayminus": [_reach(row, name, "low" if sign > 0 else "high") for row in shown],
-                "color": INK,
-                "thickness": 1.5,
-            },
-            name=name,
-            width=0.6,
-            marker={
-                "color": colour,
-                "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "#FFFFFF"},
-            },
-            customdata=[
-                f"{number(row[name], 1)} {noun} a fact, swapped labels "
-                f"{number(row[f'{name}_swapped'], 1)}<br>mean over {row['compared']} facts"
-                for row in shown
-            ],
-            hovertemplate=f"{name} at %{{x}}<br>%{{customdata}}<extra></extra>",
-        )
-        figure.add_scatter(
-            x=epochs,
-            y=[sign * row[f"{name}_swapped"] for row in shown],
-            mode="markers",
-            marker={"symbol": "line-ew-open", "size": 34, "color": INK, "line": {"width": 3}},
-            name="swapped labels",
-            legendgroup="swapped",
-            showlegend=sign > 0,
-            hoverinfo="skip",
-        )
+        _add_bars(figure, shown, name, noun, sign, colour, pattern)
     figure.update_xaxes(title_text="step to epoch", type="category", showgrid=False)
     return figure.update_yaxes(
         title_text=f"{noun} born, and died (below 0), per fact", zeroline=True, zerolinecolor=KEPT
+    )
+
+
+def _add_bars(
+    figure: go.Figure,
+    shown: Sequence[Row],
+    name: str,
+    noun: str,
+    sign: int,
+    colour: str,
+    pattern: str,
+) -> None:
+    epochs = [as_text(row["epoch"]) for row in shown]
+    figure.add_bar(
+        x=epochs,
+        y=[sign * row[name] for row in shown],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [_reach(row, name, "high" if sign > 0 else "low") for row in shown],
+            "arrayminus": [_reach(row, name, "low" if sign > 0 else "high") for row in shown],
+            "color": INK,
+            "thickness": 1.5,
+        },
+        name=name,
+        width=0.6,
+        marker={
+            "color": colour,
+            "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": "#FFFFFF"},
+        },
+        customdata=[
+            f"{number(row[name], 1)} {noun} a fact, swapped labels "
+            f"{number(row[f'{name}_swapped'], 1)}<br>mean over {row['compared']} facts"
+            for row in shown
+        ],
+        hovertemplate=f"{name} at %{{x}}<br>%{{customdata}}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=epochs,
+        y=[sign * row[f"{name}_swapped"] for row in shown],
+        mode="markers",
+        marker={"symbol": "line-ew-open", "size": 34, "color": INK, "line": {"width": 3}},
+        name="swapped labels",
+        legendgroup="swapped",
+        showlegend=sign > 0,
+        hoverinfo="skip",
     )
 
 
@@ -291,83 +301,6 @@ def settling_figure(rows: Sequence[Row]) -> go.Figure:
     figure.add_hline(y=0, line={"color": KEPT, "width": 1})
     figure.update_xaxes(title_text="steps since acquired (or since the first epoch)", dtick=1)
     return figure.update_yaxes(title_text="turnover τ (0 none, 1 chance)")
-
-
-def presence_figure(rows: Sequence[Row], epochs: Sequence[str]) -> go.Figure:
-    """One fact's edges over epochs: there (both halves), in one half only, or gone.
-
-    Args:
-        rows: Of ``Inspection.edges``: ``edge``, ``states`` (``there``, ``half``, ``gone`` or None
-            per epoch) and ``scores``.
-        epochs: Names of the epochs.
-    """
-    if not rows:
-        return empty_figure("No edge of this fact replicates at any epoch")
-    value = {"there": _THERE, "half": _HALF, "gone": _ABSENT, None: None}
-    words = {
-        "there": "in both halves", "half": "undecided: not in both, not in neither",
-        "gone": "in neither half", None: "no result",
-    }  # fmt: skip
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 130 + 18 * len(rows)})
-    figure.add_heatmap(
-        x=[as_text(epoch) for epoch in epochs],
-        y=[as_text(row["edge"]) for row in rows],
-        z=[[value[state] for state in row["states"]] for row in rows],
-        zmin=0,
-        zmax=1,
-        colorscale=[[0, GRID], [0.5, "#9CC4DE"], [1, GAINED]],
-        showscale=False,
-        xgap=2,
-        ygap=2,
-        text=[["●" if s == "there" else "◐" if s == "half" else "" for s in row["states"]]
-              for row in rows],
-        texttemplate="%{text}",
-        customdata=[
-            [
-                f"{as_text(row['edge'])}, {as_text(epoch)}: {words[state]}"
-                f"<br>score {number(score, 4)}"
-                for epoch, state, score in zip(epochs, row["states"], row["scores"], strict=True)
-            ]
-            for row in rows
-        ],
-        hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
-    figure.update_xaxes(title_text="epoch", type="category", showgrid=False, side="top")
-    return figure.update_yaxes(
-        title_text="edge", type="category", autorange="reversed", showgrid=False
-    )
-
-
-def score_figure(rows: Sequence[Row], epochs: Sequence[str], axis: str) -> go.Figure:
-    """Scores of one fact's edges over epochs, a line each; filled markers where it replicates.
-
-    Args:
-        rows: Of ``Inspection.edges``.
-        epochs: Names of the epochs.
-        axis: What scores are, with their unit.
-    """
-    if not rows:
-        return empty_figure("No edge of this fact replicates at any epoch")
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 420})
-    for i, row in enumerate(rows):
-        style = line_style(i)
-        symbol = style["marker"]["symbol"].removesuffix("-open")
-        style["marker"] = {
-            **style["marker"],
-            "symbol": [symbol if s == "there" else f"{symbol}-open" for s in row["states"]],
-        }
-        label = as_text(row["edge"])
-        figure.add_scatter(
-            x=[as_text(epoch) for epoch in epochs],
-            y=list(row["scores"]),
-            name=label,
-            customdata=[label] * len(epochs),
-            hovertemplate="%{customdata}, %{x}: %{y:.4f}<extra></extra>",
-            **style,
-        )
-    figure.add_hline(y=0, line={"color": KEPT, "width": 1})
-    figure.update_xaxes(title_text="epoch", type="category")
-    return figure.update_yaxes(title_text=axis)
 
 
 def by_stratum(rows: Sequence[Row], n_shown: int) -> Mapping[str, list[Row]]:

@@ -16,9 +16,10 @@ from kcircuits.errors import UsageError
 from kcircuits.study.diff_tables import edge_name, number
 from kcircuits.study.fact_cells import resolve_epochs
 from kcircuits.study.run import Run
-from kcircuits.study.track import Track, track_run
+from kcircuits.study.track import Track
 from kcircuits.study.track_core import core_of, item_name
 from kcircuits.study.track_groups import ACQUIRED, NEVER_KNOWN, FactTrack
+from kcircuits.study.track_run import track_run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -33,7 +34,7 @@ _STEP = ("turnover", "turnover_low", "turnover_high", "turnover_detectable", "ve
 _NEAR_SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Inspection:
     """One fact; see ``Run.inspect``.
 
@@ -158,7 +159,7 @@ class Inspection:
 
     def plot(self) -> "go.Figure":
         """The strongest edges over epochs: there, in one half, or gone."""
-        from kcircuits.plots.track import presence_figure  # plotly costs what this may answer in
+        from kcircuits.plots.fact import presence_figure  # plotly costs what this may answer in
 
         return presence_figure(self.edges[:N_EDGES], self.track.epochs)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from kcircuits.plots.circuit import N_DRAWN, circuit_table
 from kcircuits.plots.diff import VERDICTS
+from kcircuits.plots.fact import presence_figure, score_figure
 from kcircuits.plots.page import (
     Block,
     cards_block,
@@ -13,7 +14,6 @@ from kcircuits.plots.page import (
     table_block,
 )
 from kcircuits.plots.theme import number
-from kcircuits.plots.track import presence_figure, score_figure
 from kcircuits.study.diff_page import arcs_text
 from kcircuits.study.inspection import N_EDGES, Inspection
 from kcircuits.study.track_page import details_of, interval_text

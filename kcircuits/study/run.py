@@ -311,13 +311,13 @@ class Run:
             level: Count edges or nodes.
             epochs: References to the epochs; default all that have results.
             facts: Which facts; default all.
-            options: ``seed`` and ``progress``, see ``study.track.track_run``.
+            options: ``seed`` and ``progress``, see ``study.track_run.track_run``.
 
         Raises:
             IncomparableError: There are no results, or cells do not compare.
             UsageError: There is no such epoch, fact or stratum.
         """
-        from kcircuits.study.track import track_run  # imports this module's Run
+        from kcircuits.study.track_run import track_run  # imports this module's Run
 
         return track_run(self, by=by, level=level, epochs=epochs, facts=facts, **options)
 

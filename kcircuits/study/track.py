@@ -1,13 +1,12 @@
 """The circuits of a run's facts from epoch to epoch, as graphs that change.
 
-``track_run`` reads a run fact by fact and keeps a small summary of each; the tables are worked out
-from the summaries when they are asked for. Means are over the facts that are known at the epoch
+A track holds a small summary of each fact (``track_run``); the tables are worked out from the
+summaries when they are asked for. Means are over the facts that are known at the epoch
 (at both epochs of a step); the others are counted. A fact that is not known has no circuit of its
 own to speak of.
 """
 
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,22 +15,12 @@ import numpy as np
 
 from kcircuits.analysis.overlap.corrected import Level
 from kcircuits.analysis.temporal.structure import depth_of_all
-from kcircuits.analysis.temporal.tracking import FactScores, track_fact
-from kcircuits.core.cell import Cell
-from kcircuits.core.facts import Fact
-from kcircuits.core.parallel import ordered_map
 from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
-from kcircuits.errors import IncomparableError, UsageError
-from kcircuits.study.alignment import align_cells
-from kcircuits.study.checked_facts import CheckedFacts
+from kcircuits.errors import UsageError
 from kcircuits.study.diff_tables import number
-from kcircuits.study.fact_cells import FactCells, resolve_epochs, stream_facts
-from kcircuits.study.meaning import meaning_of, rows_are
-from kcircuits.study.run import Run
-from kcircuits.study.strata import require_stratum
 from kcircuits.study.track_core import core_items, core_rows, hub_rows, role_rows
-from kcircuits.study.track_groups import KNOWLEDGE, FactTrack, groups_of
+from kcircuits.study.track_groups import FactTrack, groups_of
 from kcircuits.study.track_settling import settling_rows, trend_rows
 from kcircuits.study.track_tables import epoch_rows, layer_rows, life_rows
 
@@ -42,10 +31,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 SCHEMA = "kcircuits.track/1"
-MIN_PROMPTS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Track:
     """Circuits over epochs; see ``Run.track``.
 
@@ -260,108 +248,10 @@ class Track:
         return self.epochs.index(epoch)
 
 
-def track_run(
-    run: Run,
-    *,
-    by: str | None = None,
-    level: Level = "edge",
-    epochs: Sequence[str] | None = None,
-    facts: Sequence[str] | None = None,
-    seed: int = 0,
-    progress: Callable[[Iterable[FactCells]], Iterable[FactCells]] = iter,
-) -> Track:
-    """Follows the circuits of a run's facts; see ``Run.track``.
-
-    Args:
-        run: The run.
-        by: Stratum key, ``relation``, or ``knowledge``.
-        level: Count edges or nodes.
-        epochs: References to the epochs; default all that have results.
-        facts: Which facts; default all.
-        seed: Of bootstrap and swapped labels.
-        progress: Wraps the facts while they are read, e.g. a progress bar.
-
-    Raises:
-        IncomparableError: There is no result, cells do not compare, or no fact can be tracked.
-        UsageError: There is no such epoch, fact or stratum.
-    """
-    if level not in ("edge", "node"):
-        raise UsageError(f"level is {level!r}; expected edge or node", field="level")
-    if by != KNOWLEDGE:
-        require_stratum(by, run.facts)
-    places = resolve_epochs(run, epochs)
-    left_out = dict.fromkeys(run.fact_ids if facts is None else facts, "has no cell")
-    checked = CheckedFacts(progress(stream_facts(run, places, facts)), places)
-    tracked: list[FactTrack] = []
-    for fact_id, one in ordered_map(
-        lambda cells: (cells.fact.id, _tracked(cells, checked.first, level, seed)), checked
-    ):
-        if one is None:
-            left_out[fact_id] = "has a single discovery prompt, which has no halves"
-            continue
-        left_out.pop(fact_id, None)
-        tracked.append(one)
-    first = checked.first
-    if not tracked:
-        raise IncomparableError(
-            f"no fact of run {run.name} can be tracked; e.g. {_example(left_out)}",
-            hint="circuits over epochs need at least 2 discovery prompts per fact",
-        )
-    return Track(
-        run=run.name,
-        epochs=places,
-        level=level,
-        by=by,
-        method=first.provenance.method,
-        params=first.provenance.params,
-        meaning=meaning_of(first.provenance),
-        rows_are=rows_are(first.provenance),
-        fraction=run.fraction,
-        n_edges=first.n_edges,
-        n_prompts=min(one.n_prompts for one in tracked),
-        topology=first.topology,
-        facts=tuple(tracked),
-        left_out=left_out,
-        seed=seed,
-    )
-
-
-def _tracked(one: FactCells, first: Cell, level: Level, seed: int) -> FactTrack | None:
-    """What is kept of a fact; None where it has too few prompts."""
-    cells = [cell for cell in one.cells if cell is not None]
-    if len(cells[0].prompt_scores) < MIN_PROMPTS:
-        return None
-    aligned = align_cells(cells, first.topology)
-    scores = FactScores(
-        values=aligned.values,
-        candidates=aligned.candidates,
-        items=aligned.items(first.topology),
-        has_cell=np.array([cell is not None for cell in one.cells]),
-        is_known=one.is_known,
-    )
-    circuits = track_fact(scores, first.topology, first.n_edges, level, _generator(one.fact, seed))
-    return FactTrack(
-        fact=one.fact,
-        circuits=circuits,
-        level=level,
-        n_prompts=aligned.values.shape[1],
-        values=tuple({} if cell is None else cell.values for cell in one.cells),
-    )
-
-
-def _generator(fact: Fact, seed: int) -> np.random.Generator:
-    """One generator per fact, so that a fact's numbers do not depend on the others."""
-    return np.random.default_rng([seed, zlib.crc32(fact.id.encode())])
-
-
 def _share(share: float) -> float:
     if not 0 < share <= 1:
         raise UsageError(f"share is {share}; expected a number above 0, at most 1", field="share")
     return share
-
-
-def _example(left_out: Mapping[str, str]) -> str:
-    return next((f"fact {fact_id!r} {why}" for fact_id, why in left_out.items()), "there is none")
 
 
 def _first(rows: list[Row], top: int | None) -> list[Row]:

@@ -13,6 +13,8 @@ from kcircuits.core.facts import Fact
 from kcircuits.study.strata import strata_of
 
 KNOWLEDGE = "knowledge"
+# With fewer entities a percentile interval is far too short: 5 hold 85% (see ``core.bootstrap``).
+MIN_ENTITIES = 5
 ACQUIRED, KNOWN_BEFORE, NEVER_KNOWN = "acquired", "known before", "never known"
 
 
@@ -73,10 +75,15 @@ def subjects(members: Sequence[FactTrack]) -> Shaped[np.ndarray, " fact"]:
 def mean_interval(
     values: np.ndarray, is_counted: np.ndarray, entities: np.ndarray, seed: int
 ) -> tuple[float, float, float]:
-    """Mean over the facts that count and have a value, with its 95% interval over entities."""
+    """Mean over the facts that count and have a value, with its 95% interval over entities.
+
+    NaN without a fact; without an interval for fewer than 5 entities.
+    """
     chosen = is_counted & np.isfinite(values)
     if not chosen.any():
         return np.nan, np.nan, np.nan
     kept = values[chosen].astype(float)
+    if len(np.unique(entities[chosen])) < MIN_ENTITIES:
+        return float(kept.mean()), np.nan, np.nan
     mean, low, high = ratio_interval(kept, np.ones(len(kept)), entities[chosen], seed=seed)
     return float(mean), float(low), float(high)

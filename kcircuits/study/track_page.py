@@ -90,7 +90,7 @@ def _changes(track: Track) -> Block:
         f"{track.level.capitalize()}s that enter and leave a fact's circuit at each step, per fact "
         "known at both epochs; an item is born or dies only if both halves of the prompts agree. "
         "The black bars are what the same prompts give when their epoch labels are swapped: what "
-        "lies below them is the noise of the method."
+        "does not reach beyond them is the noise of the method."
     )
     figures = _panels(track.rows, lambda rows: change_figure(rows, f"{track.level}s"))
     return figure_block("changes", "Births and deaths", figures, caption, choice="Stratum")

@@ -15,6 +15,7 @@ from kcircuits.analysis.temporal.structure import layer_sizes
 from kcircuits.core.topology import Topology
 from kcircuits.study.diff_tables import number
 from kcircuits.study.track_groups import (
+    MIN_ENTITIES,
     FactTrack,
     mean_interval,
     stacked,
@@ -165,6 +166,11 @@ def interval_row(
 
 def _life_rows(counts: SpellCounts, entities: np.ndarray, seed: int) -> list[Row]:
     table = life_table(counts, entities, seed=seed)
+    looked = [len(np.unique(entities[there])) for there in (counts.at_risk > 0).T]
+    ends = {
+        "hazard_low": table.hazard_low, "hazard_high": table.hazard_high,
+        "survival_low": table.low, "survival_high": table.high,
+    }  # fmt: skip
     return [
         {
             "k": k + 1,
@@ -172,11 +178,11 @@ def _life_rows(counts: SpellCounts, entities: np.ndarray, seed: int) -> list[Row
             "at_risk": int(table.at_risk[k]),
             "died": int(table.ended[k]),
             "hazard": number(table.hazard[k]),
-            "hazard_low": number(table.hazard_low[k]),
-            "hazard_high": number(table.hazard_high[k]),
             "survival": number(table.survival[k]),
-            "survival_low": number(table.low[k]),
-            "survival_high": number(table.high[k]),
+            **{
+                name: number(end[k]) if looked[k] >= MIN_ENTITIES else None
+                for name, end in ends.items()
+            },
         }
         for k in range(len(table.at_risk))
         if table.at_risk[k]

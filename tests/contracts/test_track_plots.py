@@ -4,12 +4,11 @@ import math
 
 import pytest
 
+from kcircuits.plots.fact import presence_figure, score_figure
 from kcircuits.plots.track import (
     change_figure,
     layers_figure,
     lifetime_figure,
-    presence_figure,
-    score_figure,
     settling_figure,
     shape_figure,
 )

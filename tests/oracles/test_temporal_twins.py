@@ -339,6 +339,10 @@ def test_hubs_equal_a_slow_loop():
     assert hubs(degree).any()
     assert not hubs(np.zeros((1, 5), dtype=int)).any()
     assert not hubs(np.full((1, 5), 3)).any()
+    # k of n nodes that are larger than the others lie sqrt((n - k) / k) deviations above the mean.
+    below, above = (np.array([[9] * 3 + [2] * (n - 3) + [0] * 4]) for n in (14, 16))
+    assert not hubs(below).any()  # 1.91
+    assert hubs(above).sum() == 3  # 2.08
 
 
 @pytest.mark.parametrize("topology", [TOPOLOGY, Topology(n_layers=2, n_heads=3, is_parallel=True)])

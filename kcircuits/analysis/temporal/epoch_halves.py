@@ -20,6 +20,7 @@ from kcircuits.analysis.overlap.halves import half_members, split_halves
 
 # Sums of another order differ in the last digits, and a spread from mean squares in more of them.
 _ROUNDING = 1e-5
+_BLOCK = 2048  # candidates at a time, for their bounds to stay in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,12 @@ def epoch_halves(
     found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in members]
     is_kept = np.zeros(n_candidates, dtype=bool)
     is_kept[strong] = True
-    for source in sources:
-        own = scores[source, np.arange(n_prompts)]
-        near = _reachable(own, members, n_edges, strong)
-        inner = own[:, near]
+    flat = scores.reshape(-1, n_candidates)
+    rows = sources * n_prompts + np.arange(n_prompts)
+    is_near = _reachable(flat, rows, members, n_edges, strong)
+    for own, reached in zip(rows, is_near, strict=True):
+        near = np.flatnonzero(reached)
+        inner = flat[own[:, None], near]
         for circuits, side in zip(found, members, strict=True):
             mask = top_mask(np.abs(sum_rows(inner, side)), n_edges)
             used = np.flatnonzero(mask.any(0))
@@ -119,21 +122,29 @@ def swapped_steps(
 
 
 def _reachable(
-    scores: Float[np.ndarray, "prompt candidate"],
+    scores: Float[np.ndarray, "row candidate"],
+    rows: Int[np.ndarray, "source prompt"],
     members: tuple[Int[np.ndarray, "split member"], ...],
     n_edges: int,
     strong: Int[np.ndarray, " strong"],
-) -> Int[np.ndarray, " near"]:
-    """Candidates that may be in the circuit of some half."""
-    n_prompts, n_candidates = scores.shape
+) -> Bool[np.ndarray, "source candidate"]:
+    """Candidates that may be in the circuit of some half under each source."""
+    (n_sources, n_prompts), n_candidates = rows.shape, scores.shape[1]
     if n_edges >= len(strong):
-        return np.arange(n_candidates)
-    some, mean = scores[:, strong], scores.mean(0)
-    square = np.einsum("pc,pc->c", scores, scores) / n_prompts
-    spread = np.sqrt(np.maximum(square - mean**2, 0) + _ROUNDING * square)
-    is_near = np.zeros(n_candidates, dtype=bool)
-    for side in members:
-        h = side.shape[1]
-        cutoff = nth_largest(np.abs(sum_rows(some, side)), n_edges).min()
-        is_near |= h * np.abs(mean) + np.sqrt(h * (n_prompts - h)) * spread >= cutoff
-    return np.flatnonzero(is_near)
+        return np.ones((n_sources, n_candidates), dtype=bool)
+    some = scores[:, strong]
+    cutoffs = [
+        np.array([nth_largest(np.abs(sum_rows(some, own[side])), n_edges).min() for own in rows])
+        for side in members
+    ]
+    is_near = np.zeros((n_sources, n_candidates), dtype=bool)
+    for start in range(0, n_candidates, _BLOCK):
+        block = scores[:, start : start + _BLOCK]
+        mean, square = (sum_rows(part, rows) / n_prompts for part in (block, block**2))
+        spread = np.sqrt(np.maximum(square - mean**2, 0) + _ROUNDING * square)
+        np.abs(mean, out=mean)
+        for side, cutoff in zip(members, cutoffs, strict=True):
+            h = side.shape[1]
+            bound = h * mean + np.sqrt(h * (n_prompts - h), dtype=scores.dtype) * spread
+            is_near[:, start : start + _BLOCK] |= bound >= cutoff[:, None]
+    return is_near
