@@ -10,8 +10,8 @@ import kcircuits as kc
 # A name that goes or comes is a change that users have to be told of: see CHANGELOG.md.
 LIGHT = [  # answer without torch
     "BootstrapInterval", "Cell", "Checkpoint", "Circuits", "Diff", "Dynamics", "EdgeScores",
-    "Evaluation", "Fact", "Faithfulness", "FaithfulnessCurve", "KCircuitsError", "Manifest",
-    "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run", "Topology",
+    "Evaluation", "Fact", "Faithfulness", "FaithfulnessCurve", "KCircuitsError", "Lenses",
+    "Manifest", "NeuronScores", "NodeScores", "Prompt", "PromptBatch", "Run", "Topology",
     "bootstrap_faithfulness", "bootstrap_mean", "bootstrap_ratio", "import_dynamics", "load_facts",
     "load_manifest", "open_dynamics", "open_run", "random_circuits", "read_eap_ig", "replay_rules",
     "select", "select_nodes", "stop_when", "stopping_rule", "write_eap_ig", "write_facts",
@@ -19,9 +19,9 @@ LIGHT = [  # answer without torch
 ]  # fmt: skip
 HEAVY = [
     "Model", "Necessity", "ProbeCallback", "Recipe", "TrainingObserver", "attribute",
-    "attribute_neurons", "evaluate", "faithfulness_curve", "fetch_model", "load_model", "necessity",
-    "observe", "probe", "prune", "prune_sizes", "pruning_bar", "seed_overlap", "smallest_circuit",
-    "swap_checkpoint", "tokenize",
+    "attribute_neurons", "evaluate", "faithfulness_curve", "fetch_model", "lenses", "load_model",
+    "necessity", "observe", "probe", "prune", "prune_sizes", "pruning_bar", "seed_overlap",
+    "smallest_circuit", "swap_checkpoint", "tokenize",
 ]  # fmt: skip
 
 

@@ -179,9 +179,7 @@ def test_a_fact_is_the_mean_over_its_prompts() -> None:
         np.testing.assert_allclose(found.embedding[e], lenses.embedding[:, 0].mean())
         np.testing.assert_allclose(found.constant[e], lenses.constant[:, 0].mean())
         np.testing.assert_allclose(found.logprob[e], lenses.logprob.mean(0))
-        np.testing.assert_allclose(
-            found.logprob_errors[e], lenses.logprob.std(0, ddof=1) / 5**0.5
-        )
+        np.testing.assert_allclose(found.logprob_errors[e], lenses.logprob.std(0, ddof=1) / 5**0.5)
         np.testing.assert_allclose(found.prob[e], np.exp(lenses.logprob).mean(0))
         np.testing.assert_allclose(found.log_rank[e], np.log(lenses.rank).mean(0))
     assert (found.roles.role == head_roles(values.mean(1))).all()
