@@ -10,6 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kcircuits.analysis.roles import ROLES
+from kcircuits.core.lenses import GROUPS
 from kcircuits.plots.theme import (
     DASHES,
     HEAT,
@@ -24,10 +26,8 @@ from kcircuits.plots.theme import (
 )
 
 Row = dict[str, Any]
-ROLES = ("mover", "relation", "mixture")
 # What heads read, then what is no head's.
-PARTS = ("subject", "relation", "last", "rest", "mlps", "embedding", "constant")
-GROUPS = PARTS[:4]
+PARTS = (*GROUPS, "mlps", "embedding", "constant")
 _COLOURS = dict(zip(PARTS, (*SERIES[:3], KEPT, *SERIES[3:6]), strict=True))
 _PATTERNS = dict(zip(PARTS, ("", "/", "\\", "", "x", ".", "+"), strict=True))
 # Probabilities below this look alike: a token that is as good as never said.

@@ -259,8 +259,13 @@ def test_only_what_is_missing_is_computed(lens: Any, copied: Path) -> None:
     assert run.lenses().left_out == ()
 
 
-def test_a_changed_fact_is_not_read(lens: Any, copied: Path) -> None:
-    write_facts(copied, [fact(i, word=int(i == 2)) for i in range(N_FACTS)])
+@pytest.mark.parametrize("change", ["words", "span"])
+def test_a_changed_fact_is_not_read(change: str, lens: Any, copied: Path) -> None:
+    facts = [fact(i, word=int(i == 2 and change == "words")) for i in range(N_FACTS)]
+    if change == "span":  # the same tokens, of which others are the subject
+        for prompt in facts[2]["prompts"]:
+            prompt["subject_span"] = [0, 2]
+    write_facts(copied, facts)
     manifest = str(copied / "checkpoints_manifest.yaml")
     assert main(["run", "--quiet", "--method", "eap", "--manifest", manifest]) == 0
     assert run_of(copied).lenses().left_out == ("f2",)
@@ -269,7 +274,8 @@ def test_a_changed_fact_is_not_read(lens: Any, copied: Path) -> None:
     _, told = lens("--json", root=copied)
     _, before = lens("--json")
     assert told["left_out"] == []
-    assert told["lens"][1]["logprob"] != pytest.approx(before["lens"][1]["logprob"], rel=1e-6)
+    field, table = ("logprob", "lens") if change == "words" else ("relation", "parts")
+    assert told[table][1][field] != pytest.approx(before[table][1][field], rel=1e-6)
 
 
 def test_a_flipped_bit_is_found(lens: Any, copied: Path) -> None:

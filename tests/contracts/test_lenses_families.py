@@ -90,6 +90,20 @@ def test_the_last_depth_is_what_probing_says(loaded: kc.Model, batch: kc.PromptB
                                rtol=1e-5)  # fmt: skip
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "olmo2-biases"])
+def test_bfloat16_adds_up_within_its_rounding(
+    family: str, known_places: kc.PromptBatch, tiny_folder: MakeFolder
+) -> None:
+    """Contributions are float32 sums of what the bfloat16 run has written."""
+    coarse = kc.load_model(tiny_folder(family), dtype=torch.bfloat16)
+    fine = kc.load_model(tiny_folder(family), dtype=torch.float32)
+    found, wanted = kc.lenses(coarse, known_places), kc.lenses(fine, known_places)
+    assert found.heads.dtype == np.float32
+    size = np.abs(wanted.total).max() + np.abs(wanted.mean_logit).max()
+    assert np.abs(found.total - wanted.total).max() < 0.05 * size
+    assert np.abs(found.heads - wanted.heads).max() < 0.1 * np.abs(wanted.heads).max()
+
+
 def test_numbers_depend_on_neither_chunks_nor_padding(
     loaded: kc.Model, known_places: kc.PromptBatch
 ) -> None:

@@ -85,6 +85,7 @@ RUNS: dict[str, Callable[[kc.Model, kc.PromptBatch], Run]] = {
     "evaluate-mean": lambda *a: evaluated(*a, ablation="mean"),
     "evaluate-optimal": lambda *a: evaluated(*a, ablation="optimal"),
     "prune": pruned,
+    "lenses": lambda *a: lambda memory: kc.lenses(*a, memory=memory),
     "probe": lambda *a: lambda memory: kc.probe(*a, memory=memory),
 }
 
@@ -100,7 +101,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.append({"per_prompt": per_prompt, "fixed": n_fixed, "largest": max(map(len, plan))})
         return plan
 
-    for name in ("engine.chunks", "engine.constants", "evaluation.probe"):
+    for name in ("engine.chunks", "engine.constants", "evaluation.lenses", "evaluation.probe"):
         # By import: the package names the function like the module.
         module = importlib.import_module(f"kcircuits.{name}")
         monkeypatch.setattr(module, "plan_chunks", planned)

@@ -81,6 +81,28 @@ def test_tokenizer_adds_its_special_tokens_by_default() -> None:
     assert batch.clean.tolist() == [ids_of("<bos> The Ġcapital Ġof ĠFrance Ġis")]
 
 
+def test_tokens_of_subject_relation_and_text_are_marked() -> None:
+    """What a tokenizer or a chat template adds is no part of the prompt's text."""
+    marked = replace(PROMPT, subject_span=(15, 21), relation_span=(4, 11))
+    batch = tokenize_facts(build_tokenizer(bos=True), [fact(marked), fact(PROMPT, name="f2")])
+    assert batch.clean.tolist()[0] == ids_of("<bos> The Ġcapital Ġof ĠFrance Ġis")
+    masks = (batch.subject_mask, batch.text_mask, batch.relation_mask)
+    subject, text, relation = (mask.astype(int).tolist() for mask in masks if mask is not None)
+    assert subject == [[0, 0, 0, 0, 1, 0]] * 2  # by its span, and by its first mention
+    assert text == [[0, 1, 1, 1, 1, 1]] * 2
+    assert relation == [[0, 0, 1, 0, 0, 0], [0] * 6]
+    chat = replace(marked, template="chat", target="Paris", foil="Tokyo")
+    batch = tokenize_facts(build_tokenizer(chat=CHAT), [fact(chat)])
+    assert batch.clean.tolist() == [ids_of("<user> The Ġcapital Ġof ĠFrance Ġis <answer>")]
+    masks = (batch.subject_mask, batch.text_mask, batch.relation_mask)
+    subject, text, relation = (mask.astype(int).tolist() for mask in masks if mask is not None)
+    assert (subject, relation) == ([[0, 0, 0, 0, 1, 0, 0]], [[0, 0, 1, 0, 0, 0, 0]])
+    assert text == [[0, 1, 1, 1, 1, 1, 0]]
+    cut = batch.rows([0, 0])
+    assert cut.text_mask is not None
+    assert cut.text_mask.tolist() == [[bool(x) for x in text[0]]] * 2
+
+
 def test_candidates_hold_the_target_once() -> None:
     with_target = replace(PROMPT, candidates=(" Rome", " Paris", " Rome"))
     without = replace(PROMPT, candidates=(" Rome",))
