@@ -26,7 +26,8 @@ from kcircuits.study.epoch_overlap import EpochOverlap
 from kcircuits.study.link import Link, link
 from kcircuits.study.run import Run
 from kcircuits.study.stored_scores import stored_scores
-from kcircuits.study.track import Track, track_run
+from kcircuits.study.track import Track
+from kcircuits.study.track_run import track_run
 from kcircuits.study.track_settling import settling_rows
 
 Row = dict[str, Any]

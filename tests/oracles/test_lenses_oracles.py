@@ -91,7 +91,6 @@ def test_senders_and_depths_are_those_of_the_slow_model(
 def test_a_group_gives_what_its_values_take_away(
     style: str, tiny_of: Callable[..., Any], slow: ModuleType, batch: kc.PromptBatch
 ) -> None:
-    """Without biases a head writes nothing from positions where it reads nothing as its values."""
     """Without biases, a head whose values read nothing at some positions writes nothing of them."""
     tiny = tiny_of(style)
     found, groups = kc.lenses(tiny, batch), position_groups(batch)

@@ -149,8 +149,6 @@ def judge_stratum(
         return _identical()
     n_prompts = min(fact.n_prompts for fact in facts)
     if not is_testable(facts):
-        reason = _too_few(n_prompts, len(facts)) or LOW_CEILING
-    if n_prompts < 2 or not has_ceiling(facts):
         reason = too_few(n_prompts, len(facts)) or LOW_CEILING
         return Verdict(word="undetermined", reason=reason)
     interval = jackknife_ratio(
