@@ -225,7 +225,7 @@ def test_what_is_kept_is_not_computed_again(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("kcircuits.study.lenses_run.load_epoch", refuse)
+    monkeypatch.setattr("kcircuits.study.lenses_run.load_scored", refuse)
     assert lens("--json")[0] == 0
     assert lens("last", "--facts", "half=even", "--json")[1]["facts"] == ["f0", "f2", "f4"]
 

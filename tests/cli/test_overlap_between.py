@@ -21,7 +21,7 @@ def make_parser():
     overlap_facts.add_options(parser)
     overlap_with.add_options(parser)
     parser.add_argument("--by")
-    parser.add_argument("--epochs", nargs="+")
+    parser.add_argument("--epochs")
     parser.add_argument("--level", default="edge")
     parser.add_argument("--html", type=Path)
     return parser

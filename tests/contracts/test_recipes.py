@@ -56,6 +56,7 @@ def test_presets_train_by_recipes():
         "smoke": RECIPES["scratch"].training,
         "small": RECIPES["smollm2-small"].training,
         "study": RECIPES["smollm2"].training,
+        "circuits": RECIPES["smollm2"].training,
     }
 
 
