@@ -27,6 +27,7 @@ from kcircuits.study.controls import (
 from kcircuits.study.controls.bench import N_FACTS, open_bench
 from kcircuits.study.controls.control import Check, Outcome, count_verdicts
 from kcircuits.study.controls.registry import CONTROLS, find_controls
+from kcircuits.study.head_match import match_cells, renumbered
 from kcircuits.sweep import request
 from tests.controls.knowing_run import write_run
 
@@ -150,10 +151,10 @@ def test_permuted_heads_fails_where_the_function_changes(bench, monkeypatch):
 
 def test_wrongly_undone_heads_leave_a_change(bench):
     order = random_head_order(bench.model.weights, np.random.default_rng(0))
-    wrong = [permuted_heads.renumbered(cell, order) for cell in bench.clean]
-    match = permuted_heads.matched_heads(bench, bench.clean, wrong)
+    wrong = [renumbered(cell, order) for cell in bench.clean]
+    match = match_cells(bench.clean, wrong, bench.run.facts)
     assert match.is_permuted.all()
-    right = [permuted_heads.renumbered(cell, match.undoing) for cell in wrong]
+    right = [renumbered(cell, match.undoing) for cell in wrong]
     for cell, before in zip(right, bench.clean, strict=True):
         np.testing.assert_array_equal(cell.candidates, before.candidates)
         np.testing.assert_array_equal(cell.prompt_scores, before.prompt_scores)

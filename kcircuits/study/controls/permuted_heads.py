@@ -4,30 +4,19 @@ Logits must stay, turnover must be large, and the cause must be told: that heads
 which layers, and that nothing is left of the change once they have their old numbers back.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from kcircuits.analysis.overlap.permutation import (
-    MIN_ENTITIES,
-    HeadMatch,
-    Profiles,
-    head_profiles,
-    match_heads,
-    renumber_heads,
-)
-from kcircuits.core.cell import Cell
+from kcircuits.analysis.overlap.permutation import MIN_ENTITIES, HeadMatch
 from kcircuits.engine.forward import run_rows
 from kcircuits.lab.ground_truth import WeightsModel
 from kcircuits.lab.weight_changes import permute_heads, random_head_order
 from kcircuits.models.parity import BOUNDS
 from kcircuits.models.weights import TransformerWeights
-from kcircuits.study.alignment import align_cells
 from kcircuits.study.controls.bench import Bench
 from kcircuits.study.controls.control import Check, Outcome, verdict_check
+from kcircuits.study.head_match import match_cells, profiles_of, renumbered
 
 # Heads without much score are told apart by nothing; the others must be given their right numbers.
 MIN_RIGHT = 0.95
@@ -39,7 +28,7 @@ def control(bench: Bench) -> Outcome:
     order = random_head_order(weights, np.random.default_rng(bench.seed))
     permuted = permute_heads(weights, order)
     cells = bench.cells(WeightsModel(permuted, "permuted heads"))
-    match = matched_heads(bench, bench.clean, cells)
+    match = match_cells(bench.clean, cells, bench.run.facts)
     right = _share_right(bench, match.heads == np.argsort(order, axis=1))
     undone = [renumbered(cell, match.undoing) for cell in cells]
     return Outcome(
@@ -65,26 +54,6 @@ def control(bench: Bench) -> Outcome:
             }
             for layer in range(len(order))
         ],
-    )
-
-
-def matched_heads(bench: Bench, before: Sequence[Cell], after: Sequence[Cell]) -> HeadMatch:
-    """Which head after does what each head did before."""
-    subjects = {fact.id: fact.subject for fact in bench.run.facts}
-    profiles = [_profiles(pair) for pair in zip(before, after, strict=True)]
-    return match_heads(profiles, [subjects[cell.fact_id] for cell in before])
-
-
-def renumbered(cell: Cell, heads: Int[np.ndarray, "layer head"]) -> Cell:
-    """A cell with its heads under other numbers."""
-    edges = renumber_heads(cell.candidates, heads, cell.topology)
-    order = np.argsort(edges)
-    return replace(
-        cell,
-        candidates=edges[order],
-        prompt_scores=cell.prompt_scores[:, order],
-        mean=None,
-        sparse_mean=None,
     )
 
 
@@ -114,15 +83,9 @@ def _share_right(
     bench: Bench, is_right: Bool[np.ndarray, "layer head"]
 ) -> Float[np.ndarray, " layer"]:
     """Share of each layer's |profiles| that belongs to heads rightly matched; 1 without any."""
-    sizes = sum(np.abs(_profiles((cell, cell))[0]).sum((0, 3)) for cell in bench.clean)
+    sizes = sum(np.abs(profiles_of((cell, cell))[0]).sum((0, 3)) for cell in bench.clean)
     total = np.sum(sizes, axis=1)
     return np.where(total > 0, (sizes * is_right).sum(1) / np.where(total > 0, total, 1), 1.0)
-
-
-def _profiles(pair: tuple[Cell, Cell]) -> Profiles:
-    topology = pair[0].topology
-    aligned = align_cells(pair, topology)
-    return head_profiles(aligned.values, aligned.candidates, topology)
 
 
 def _logits_check(bench: Bench, before: TransformerWeights, after: TransformerWeights) -> Check:
