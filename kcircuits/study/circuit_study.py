@@ -15,29 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from kcircuits.analysis.overlap.dataset_circuits import DatasetOverlap, dataset_overlap
+from kcircuits.analysis.overlap.corrected import jaccard_from_overlap
 from kcircuits.analysis.overlap.jackknife import Interval, jackknife_ratio
 from kcircuits.analysis.overlap.noise_share import noise_share
-from kcircuits.core.candidates import flat_edges
 from kcircuits.errors import UsageError
-from kcircuits.study.circuit_depth import depth_rows
+from kcircuits.study.circuit_dataset import dataset_rows
 from kcircuits.study.diff_tables import number
 from kcircuits.study.epoch_overlap import EpochOverlap
 from kcircuits.study.link import Link, link
 from kcircuits.study.run import Run
-from kcircuits.study.stored_scores import stored_scores
 from kcircuits.study.track import Track
+from kcircuits.study.track_groups import KNOWLEDGE, NEVER_KNOWN, FactTrack, groups_of
 from kcircuits.study.track_run import track_run
-from kcircuits.study.track_settling import settling_rows
+from kcircuits.study.track_settling import settling_rows, trend_rows
 
 Row = dict[str, Any]
 SCHEMA = "kcircuits.circuit-study/1"
 ALL_SEEDS = "all"
 # What is compared with what: each epoch with the one before, and with the untrained model.
 AGAINST = ("previous", "first")
-# Budgets of one circuit for all facts: this tool's, and the 50,000 of 386,713 edges of Mousavi,
-# Alghisi and Riccardi 2026.
-SEED_FRACTION = 50_000 / 386_713
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +90,21 @@ class CircuitStudy:
 
     @cached_property
     def dataset(self) -> list[Row]:
-        """One circuit for all facts together, at two budgets, as earlier work has it.
-
-        Rows per ``seed``, ``n_edges``, ``from`` and ``to``: ``jaccard`` of the same prompts,
-        ``differs``, ``noise``, ``noise_share`` and ``turnover`` of halves of the entities, the last
-        two with 95% jackknife intervals.
-        """
+        """One circuit for all facts together; rows of ``dataset_rows`` with ``seed``."""
         return [
-            row
+            {"seed": seed, **row}
             for seed, run in zip(self.seeds, self.runs, strict=True)
-            for row in _dataset_rows(seed, run)
+            for row in dataset_rows(run)
         ]
 
     @cached_property
     def at_rest(self) -> Row | None:
-        """The run at a rate of 0: checkpoints, turnover, and what halves differ by all the same."""
+        """The run at a rate of 0: checkpoints, turnover, and what halves have in common.
+
+        ``epochs`` and ``checkpoints`` that differ; over all ``facts``, known or not, since nothing
+        changed: ``jaccard_same_prompts`` and ``turnover`` of the first and the last epoch,
+        ``jaccard_of_halves`` at one epoch.
+        """
         if self.still is None:
             return None
         found = self.still.overlap()
@@ -121,22 +117,30 @@ class CircuitStudy:
             "facts": int(summary.n_facts[0, last]),
             "jaccard_same_prompts": number(summary.means["same_prompts"][0, last]),
             "turnover": number(summary.measures["overlap"].turnover.value[0, last]),
-            "jaccard_of_halves": number(summary.measures["overlap"].value.value[0, 0]),
+            "jaccard_of_halves": number(_jaccard_of_halves(found)),
         }
 
     @cached_property
     def settling(self) -> list[Row]:
         """Turnover, births and deaths by steps since a fact was acquired, all seeds together."""
-        return settling_rows([one for track in self.tracks for one in track.facts], seed=0)
+        return settling_rows(_facts_of(self.tracks), seed=0)
 
     @cached_property
     def depth(self) -> list[Row]:
         """How the mean sender layer of circuits moves while their facts are known.
 
-        Rows per ``seed`` and all together, ``group`` of facts and ``level``; see ``depth_rows``.
+        Rows ``depth`` of ``Track.trends`` per ``seed`` and all together, by ``group``: facts that
+        were acquired, and facts known before.
         """
-        each = zip(self.seeds, self.tracks, strict=True)
-        return depth_rows([*((s, [t]) for s, t in each), (ALL_SEEDS, list(self.tracks))])
+        named = [(seed, [track]) for seed, track in zip(self.seeds, self.tracks, strict=True)]
+        return [
+            {"seed": seed, "group": group, **row}
+            for seed, tracks in [*named, (ALL_SEEDS, self.tracks)]
+            for group, members in groups_of(_facts_of(tracks), KNOWLEDGE).items()
+            if group != NEVER_KNOWN
+            for row in trend_rows(members, "edge", seed=0)
+            if row["measure"] == "depth"
+        ]
 
     def to_json(self) -> Row:
         """All tables as one document."""
@@ -197,6 +201,10 @@ def open_circuit_study(runs: Sequence[Run], still: Run | None = None) -> Circuit
     )
 
 
+def _facts_of(tracks: Sequence[Track]) -> list[FactTrack]:
+    return [one for track in tracks for one in track.facts]
+
+
 def _noise_row(
     against: str,
     facts_are: str,
@@ -244,42 +252,10 @@ def _terms(
     return k_st[counted], ceiling[counted], jaccard[counted], named[counted]
 
 
-def _dataset_rows(seed: str, run: Run) -> list[Row]:
-    edges = flat_edges(run.topology)
-    entities = np.array([fact.subject for fact in run.facts])
-    means = [
-        stored_scores(run, epoch).values.reshape(len(entities), -1)[:, edges]
-        for epoch in run.epochs
-    ]
-    budgets = (run.n_edges, round(SEED_FRACTION * len(edges)))
-    pairs = [(0, i) for i in range(1, len(means))] + [(i - 1, i) for i in range(2, len(means))]
-    return [
-        {
-            "seed": seed,
-            "n_edges": n_edges,
-            "from": run.epochs[s],
-            "to": run.epochs[t],
-            **_dataset_row(dataset_overlap(np.stack([means[s], means[t]]), entities, n_edges)),
-        }
-        for n_edges in budgets
-        for s, t in pairs
-    ]
-
-
-def _dataset_row(found: DatasetOverlap) -> Row:
-    row: Row = {
-        "jaccard": number(found.jaccard),
-        "differs": number(1 - found.k_st),
-        "noise": number(1 - found.ceiling),
-    }
-    for name in ("noise_share", "turnover"):
-        value, error = getattr(found, name), getattr(found, f"{name}_error")
-        row |= {
-            name: number(value),
-            f"{name}_low": number(value - found.quantile * error),
-            f"{name}_high": number(value + found.quantile * error),
-        }
-    return row
+def _jaccard_of_halves(overlap: EpochOverlap) -> float:
+    """Of all facts at the first epoch."""
+    k, chance = (overlap.tables[name][:, 0, 0] for name in ("overlap", "overlap_chance"))
+    return float(jaccard_from_overlap(np.mean(chance + k * (1 - chance))))
 
 
 def _n_known(run: Run, epoch: str) -> int:

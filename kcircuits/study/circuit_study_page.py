@@ -1,6 +1,5 @@
 """A study of circuits as a page and as Markdown tables."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from kcircuits.plots.circuit_study import dataset_figure, noise_figure, settling_figure
@@ -8,6 +7,7 @@ from kcircuits.plots.link import steps_figure
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.study.circuit_study import ALL_SEEDS, CircuitStudy
+from kcircuits.study.markdown import table_lines
 
 Row = dict[str, Any]
 # Of each table: fields and how their columns are called.
@@ -45,10 +45,9 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "seed": "seed",
             "group": "facts",
             "facts": "n",
-            "start": "when first known",
-            "end": "when last known",
-            "change": "change",
-            "noise": "halves differ by",
+            "change": "change, first known to last",
+            "moved": "halves differ by, between the two",
+            "noise": "at one of them",
         },
     ),
 }
@@ -81,7 +80,7 @@ def circuit_study_markdown(study: CircuitStudy) -> str:
     lines: list[str] = []
     for name, (said, columns) in _TABLES.items():
         lines += [f"{said}:", ""]
-        lines += _table_lines(
+        lines += table_lines(
             list(columns.values()),
             [[_cell(row, field) for field in columns] for row in _rows(study, name)],
         )
@@ -89,7 +88,7 @@ def circuit_study_markdown(study: CircuitStudy) -> str:
     found = study.link.rows
     fields = ("stratum", "at_risk", "forgotten", "auroc", "tau_difference", "p", "verdict")
     lines += ["Turnover before forgetting:", ""]
-    lines += _table_lines(
+    lines += table_lines(
         ["stratum", "facts x steps at risk", "forgotten next", "AUROC", "difference of τ", "p", ""],
         [[_cell(row, field) for field in fields] for row in found],
     )
@@ -183,16 +182,17 @@ def _table(study: CircuitStudy, name: str) -> Block:
     said, columns = _TABLES[name]
     heads = [{"label": label, "kind": "text"} for label in columns.values()]
     rows = [[_cell(row, field) for field in columns] for row in _rows(study, name)]
-    return table_block(name, said, heads, rows, "95 % intervals over entities in brackets.")
+    return table_block(
+        f"{name}-table",
+        f"{said}, in numbers",
+        heads,
+        rows,
+        "95 % intervals over entities in brackets.",
+    )
 
 
 def _rows(study: CircuitStudy, name: str) -> list[Row]:
     return getattr(study, name)
-
-
-def _table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _cell(row: Row, field: str) -> str:

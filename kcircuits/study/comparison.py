@@ -12,6 +12,7 @@ from kcircuits.lab.comparison import HALF_SIZE, TRAINED_SIZES, Compared
 from kcircuits.plots.comparison import CURVES, curve_figure, time_figure
 from kcircuits.plots.page import figure_block, render_page, table_block
 from kcircuits.plots.theme import number
+from kcircuits.study.markdown import table_lines
 
 Row = dict[str, Any]
 
@@ -96,7 +97,7 @@ class Comparison:
     def markdown(self) -> str:
         """The table in Markdown, intervals included."""
         labels = [column["label"].replace("|", r"\|") for column in _columns(self.span)]
-        lines = [f"| {' | '.join(labels)} |", "|---" * len(labels) + "|"]
+        lines: list[list[str]] = []
         for row in self.rows():
             cells = [f"`{row['method']}`"]
             for name in ("cpr", "cmd", "distance"):
@@ -106,8 +107,8 @@ class Comparison:
             size = row["size_at_90"]
             cells.append("–" if size is None else number(100 * size, 2))
             cells += [number(row["cpu_seconds_per_fact"], 1), number(row["half_overlap"], 2)]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+            lines.append(cells)
+        return "\n".join(table_lines(labels, lines)) + "\n"
 
     def page(self) -> str:
         """The comparison as one self-contained HTML text."""

@@ -1,12 +1,11 @@
 """A study of training strategies as a page and as Markdown tables."""
 
-from collections.abc import Sequence
-
 from kcircuits.analysis.dynamics.measures import MEASURES
 from kcircuits.plots.dynamics import curves_figure
 from kcircuits.plots.page import Block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.plots.training_study import dots_figure
+from kcircuits.study.markdown import table_lines
 from kcircuits.study.training_study import Row, TrainingStudy
 
 # Measures that the Markdown table shows, with their heads.
@@ -47,7 +46,7 @@ def training_study_page(study: TrainingStudy, title: str) -> str:
 def study_markdown(study: TrainingStudy) -> str:
     """The measures of every strategy, and what each stopping rule costs, as two tables."""
     measures = {(row["strategy"], row["measure"]): row for row in study.measures}
-    lines = _table_lines(
+    lines = table_lines(
         ["strategy", *_SHOWN.values()],
         [
             [f"`{strategy}`", *(_cell(measures[strategy, name]) for name in _SHOWN)]
@@ -57,7 +56,7 @@ def study_markdown(study: TrainingStudy) -> str:
     rules = {(row["strategy"], row["rule"]): row for row in study.rules}
     names = list(dict.fromkeys(rule for _, rule in rules))
     lines += ["", "Cost of each stopping rule (knowledge below the best epoch in hindsight):", ""]
-    lines += _table_lines(
+    lines += table_lines(
         ["rule", *(f"`{strategy}`" for strategy in study.by_strategy)],
         [
             [f"`{rule}`", *(_cell(rules[strategy, rule], "cost") for strategy in study.by_strategy)]
@@ -65,11 +64,6 @@ def study_markdown(study: TrainingStudy) -> str:
         ],
     )
     return "\n".join(lines) + "\n"
-
-
-def _table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _cell(row: Row, name: str = "mean") -> str:

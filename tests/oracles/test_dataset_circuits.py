@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from kcircuits.analysis.overlap.dataset_circuits import dataset_overlap
+from kcircuits.analysis.overlap.dataset_circuits import dataset_overlaps
 
 N_FACTS, N_ALL, N_EDGES = 24, 800, 60
+
+
+def dataset_overlap(scores, entities, n_edges, **options):
+    (found,) = dataset_overlaps(scores, entities, n_edges, [(0, 1)], **options)
+    return found
 
 
 def draw(rng, *, moved=0.0, noise=1.5):
@@ -92,3 +97,12 @@ def test_few_entities_have_no_error():
     found = dataset_overlap(scores, np.arange(6), N_EDGES)
     assert np.isnan(found.turnover_error)
     assert np.isfinite(found.turnover)
+
+
+def test_pairs_of_several_epochs_are_compared_as_each_by_itself():
+    rng = np.random.default_rng(4)
+    scores = np.concatenate([draw(rng, moved=0.2), draw(rng)])
+    entities, pairs = np.arange(N_FACTS), [(0, 1), (0, 3), (2, 1)]
+    together = dataset_overlaps(scores, entities, N_EDGES, pairs)
+    alone = [dataset_overlap(scores[list(pair)], entities, N_EDGES) for pair in pairs]
+    assert together == alone

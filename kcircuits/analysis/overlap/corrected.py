@@ -124,7 +124,7 @@ def n_shared(
     x: Bool[np.ndarray, "*batch circuit_x item"], y: Bool[np.ndarray, "*batch circuit_y item"]
 ) -> Int[np.ndarray, "*batch circuit_x circuit_y"]:
     """How many items every circuit ``x`` shares with every circuit ``y``."""
-    x_bits, y_bits = (_packed(values) for values in (x, y))
+    x_bits, y_bits = (packed(values) for values in (x, y))
     return np.bitwise_count(x_bits[..., :, None, :] & y_bits[..., None, :, :]).sum(-1, dtype=int)
 
 
@@ -141,7 +141,7 @@ def _counts(
     return counts.reshape(*x.shape[:-1], n_blocks).astype(np.float64)
 
 
-def _packed(
+def packed(
     x: Bool[np.ndarray, "*batch circuit item"],
 ) -> UInt64[np.ndarray, "*batch circuit word"]:
     """Eight bytes of bits a word: counting shared bits beats a product of floats."""
