@@ -1,13 +1,12 @@
 """``kcircuits inspect FACT``: all about one fact."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
-from kcircuits.cli.output import number_text, print_aligned, print_json, printable, styled
+from kcircuits.cli.output import number_text, print_aligned, print_json, printable, progress, styled
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         args.fact,
         epochs=None if args.epochs is None else opened.select(args.epochs),
         level=args.level,
-        progress=lambda steps: _bar(steps, args.quiet),
+        progress=lambda facts: progress(
+            facts, "facts", quiet=args.quiet, total=len(opened.fact_ids)
+        ),
     )
     if args.html is not None:
         _write_page(found, args.html)
@@ -68,12 +69,6 @@ def run(args: argparse.Namespace) -> int:
         if args.html is not None:
             print(f"\nwrote {printable(args.html)}")
     return EXIT_OK
-
-
-def _bar(steps: Any, quiet: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(steps, desc="steps, all facts", file=sys.stderr, disable=quiet, leave=False)
 
 
 def _write_page(found: "Inspection", file: Path) -> None:

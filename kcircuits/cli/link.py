@@ -99,7 +99,9 @@ def _print(link: "Link", top: int) -> None:
     _print_tests(link)
     _print_same_step(link)
     for found in link.distinctions:
-        _print_distinction(found.row(), found.items(top), found.level)
+        row = found.row()
+        of = f", {printable(row['strategy'] or 'run')}" if len(link.groups) > 1 else ""
+        _print_distinction(row, found.items(top), found.level, of)
 
 
 def _print_runs(link: "Link") -> None:
@@ -152,7 +154,7 @@ def _print_same_step(link: "Link") -> None:
     print(styled("\nTurnover in the step itself", "bold") + "  (descriptive)")
     lines = [
         [
-            f"{printable(row['stratum'])}, {row['change']}" if link.by else row["change"],
+            _same_step_name(link, row),
             str(row["fact_steps"]),
             str(row["entities"]),
             number_text(row["ceiling"], ".2f"),
@@ -167,9 +169,18 @@ def _print_same_step(link: "Link") -> None:
     )
 
 
-def _print_distinction(row: dict[str, Any], items: Sequence[dict[str, Any]], level: str) -> None:
+def _same_step_name(link: "Link", row: dict[str, Any]) -> str:
+    """What happened, of whom: as much of it as tells rows apart."""
+    of = [printable(row["strategy"] or "run")] if len(link.groups) > 1 else []
+    of += [printable(row["stratum"])] if link.by else []
+    return ", ".join([*of, row["change"]])
+
+
+def _print_distinction(
+    row: dict[str, Any], items: Sequence[dict[str, Any]], level: str, of: str
+) -> None:
     facts = f"{row['consolidated']} consolidated and {row['transient']} transient facts"
-    print(styled(f"\n{level.capitalize()}s that distinguish {facts}", "bold"))
+    print(styled(f"\n{level.capitalize()}s that distinguish {facts}{of}", "bold"))
     if row["reason"]:
         print(f"  {styled('cannot tell', 'yellow')}: {printable(row['reason'])}")
         return

@@ -14,7 +14,8 @@ from kcircuits.analysis.temporal.history import NEVER, history
 from kcircuits.core.facts import Fact
 from kcircuits.errors import UsageError
 from kcircuits.study.diff_tables import edge_name, number
-from kcircuits.study.fact_cells import resolve_epochs
+from kcircuits.study.epoch_steps import EpochSteps
+from kcircuits.study.fact_cells import FactCells, resolve_epochs, stream_facts
 from kcircuits.study.run import Run
 from kcircuits.study.track import Track
 from kcircuits.study.track_core import core_of, item_name
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Row = dict[str, Any]
-Steps = Iterable[tuple[str, str]]
+Facts = Iterable[FactCells]
 SCHEMA = "kcircuits.inspect/1"
 N_EDGES = 15
 THERE, HALF, GONE = "there", "half", "gone"
@@ -40,8 +41,8 @@ class Inspection:
 
     Attributes:
         track: The track of this fact alone.
-        verdicts: For each step between neighbouring epochs, its row of ``Diff.fact_rows`` as it
-            stands among all facts of the step; None where it lacks a cell.
+        verdicts: For each step between neighbouring epochs, its row of ``EpochSteps.fact_rows`` as
+            it stands among all facts and steps; None where it lacks a cell.
     """
 
     track: Track
@@ -95,7 +96,7 @@ class Inspection:
         """One row per step between neighbouring epochs: births, deaths, turnover and verdict.
 
         Fields: ``from, to, born, died, kept``, ``noise`` (births and deaths with swapped epoch
-        labels), and those of ``Diff.fact_rows`` on turnover and verdict. None without cells.
+        labels), and those of ``EpochSteps.fact_rows`` on turnover and verdict. None without cells.
         """
         circuits = self.one.circuits
         items = circuits.items(self.track.level)
@@ -213,7 +214,7 @@ def inspect_fact(
     epochs: Sequence[str] | None = None,
     level: Level = "edge",
     seed: int = 0,
-    progress: Callable[[Steps], Steps] = iter,
+    progress: Callable[[Facts], Facts] = iter,
 ) -> Inspection:
     """Gathers all about one fact; see ``Run.inspect``.
 
@@ -223,7 +224,7 @@ def inspect_fact(
         epochs: References to the epochs; default all that have results.
         level: Count edges or nodes.
         seed: Of the swapped labels.
-        progress: Wraps the steps while all their facts are compared, e.g. a progress bar.
+        progress: Wraps the facts while all of them are compared, e.g. a progress bar.
 
     Raises:
         UsageError: There is no such fact or epoch.
@@ -232,9 +233,12 @@ def inspect_fact(
     require_fact(run, fact_id)
     places = resolve_epochs(run, epochs)
     track = track_run(run, level=level, epochs=places, facts=[fact_id], seed=seed)
-    steps = list(pairwise(places))
-    verdicts = tuple(_verdict(run, fact_id, *step, level) for step in progress(steps))
-    return Inspection(track=track, verdicts=verdicts)
+    judged: dict[tuple[str, str], Row] = {}
+    if len(places) > 1:
+        facts = progress(stream_facts(run, places))
+        steps = EpochSteps.from_facts(facts, epochs=places, against="previous", level=level)
+        judged = {(r["from"], r["to"]): r for r in steps.fact_rows if r["fact"] == fact_id}
+    return Inspection(track=track, verdicts=tuple(map(judged.get, pairwise(places))))
 
 
 def require_fact(run: Run, fact_id: str) -> None:
@@ -251,19 +255,6 @@ def require_fact(run: Run, fact_id: str) -> None:
         field="fact",
         hint=meant or "see `kcircuits ls facts`",
     )
-
-
-def _verdict(run: Run, fact_id: str, start: str, stop: str, level: Level) -> Row | None:
-    """The fact's row of the diff of all facts that have a cell at both epochs."""
-    done = [
-        {name for name, row in run.rows(epoch).items() if not row.is_failed}
-        for epoch in (start, stop)
-    ]
-    both = [name for name in run.fact_ids if name in done[0] & done[1]]
-    if fact_id not in both:
-        return None
-    rows = run.diff(start, stop, facts=both, level=level).fact_rows
-    return next(row for row in rows if row["fact"] == fact_id)
 
 
 def _finite(value: float | None) -> float | None:

@@ -372,7 +372,8 @@ def test_inspection_gathers_one_fact(run, known):
         assert row["entropy"] == pytest.approx(circuits.structure.entropy[t])
     for t, row in enumerate(found.steps):
         diff = run.diff(EPOCHS[t], EPOCHS[t + 1])
-        judged = row_of(diff.fact_rows, fact="fact-013")
+        ends = {"from": EPOCHS[t], "to": EPOCHS[t + 1], "fact": "fact-013"}
+        judged = row_of(run.overlap().previous.fact_rows, **ends)
         assert (row["verdict"], row["reason"]) == (judged["verdict"], judged["reason"])
         assert row["turnover"] == judged["turnover"]
         assert row["born"] == (diff["fact-013"].overlap.edges[0] >= 0.5).sum()

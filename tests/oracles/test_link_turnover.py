@@ -10,7 +10,7 @@ from kcircuits.analysis.link.exchange import exchange_of
 from kcircuits.analysis.link.risk_rows import TurnoverRanks, rows_at_risk
 from kcircuits.analysis.link.same_step import CHANGES, mean_turnover, step_changes
 from kcircuits.analysis.link.trajectories import Trajectories, circuit_series
-from kcircuits.analysis.link.turnover_forgetting import forgetting_test
+from kcircuits.analysis.link.turnover_forgetting import MIN_EVENTS, forgetting_test
 from kcircuits.analysis.overlap.corrected import edge_items, node_items
 from kcircuits.analysis.overlap.jackknife import (
     jackknife_difference,
@@ -299,6 +299,21 @@ def test_nothing_at_risk_or_nothing_forgotten_gives_no_numbers():
         assert np.isnan([found.p, found.auroc.estimate, found.tau_difference.estimate]).all()
     empty = forgetting_test([run.only(np.zeros(24, dtype=bool))], n_permutations=9)
     assert (empty.n_at_risk, empty.n_entities) == (0, 0)
+
+
+def test_few_forgotten_or_few_retained_have_no_interval():
+    runs = random_runs(15)
+    rows = rows_at_risk(runs)
+    assert min(rows.is_forgotten.sum(), (1 - rows.is_forgotten).sum()) >= MIN_EVENTS
+    assert np.isfinite(forgetting_test(runs, n_permutations=9).auroc.low)
+    known = [run.is_known.copy() for run in runs]
+    for of_run in known:  # what is known once stays known, but for a few facts
+        of_run[6:] = np.maximum.accumulate(of_run[6:], axis=1)
+    few = [replace(run, is_known=of_run) for run, of_run in zip(runs, known, strict=True)]
+    found = forgetting_test(few, n_permutations=9)
+    assert 0 < found.n_forgotten < MIN_EVENTS
+    assert np.isfinite(found.auroc.estimate)
+    assert np.isnan([found.auroc.low, found.auroc.high]).all()
 
 
 def test_rows_number_entities_alike_in_all_runs():

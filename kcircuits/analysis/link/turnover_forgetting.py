@@ -40,6 +40,8 @@ from kcircuits.analysis.overlap.jackknife import (
     jackknife_interval,
 )
 
+# Simulated without a link: with 11 forgotten on average p <= .05 in 6% of 400 repeats.
+MIN_EVENTS = 10
 N_PERMUTATIONS = 10_000
 _CHUNK = 500  # permutations at once
 _ROUNDING = 1e-9
@@ -174,8 +176,15 @@ def _auroc(
     group: Int[np.ndarray, " row"],
     margins: Float[np.ndarray, "row measure"],
 ) -> Interval:
-    """.5 + b with its jackknife interval: all is worked out anew without each entity but ranks."""
+    """.5 + b with its jackknife interval: all is worked out anew without each entity but ranks.
+
+    Of few forgotten or few retained fact-steps there is no interval: a single entity decides.
+    """
     members = dummies(group)
+    n_forgotten = int(rows.is_forgotten.sum())
+    if min(n_forgotten, len(rows.is_forgotten) - n_forgotten) < MIN_EVENTS:
+        whole = _Contrast.of(rows.is_forgotten, members, margins).auroc(ranks)
+        return jackknife_interval(whole, np.full(len(np.unique(rows.entity_idx)), np.nan))
     estimates = [
         _Contrast.of(rows.is_forgotten, members * kept[:, None], margins).auroc(ranks)
         for kept in (

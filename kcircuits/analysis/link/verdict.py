@@ -14,7 +14,7 @@ Cohen 1988 calls small and medium. Absence of evidence is not "no link".
 from typing import Literal
 
 from kcircuits.analysis.dynamics.seeds import MIN_SEEDS
-from kcircuits.analysis.link.turnover_forgetting import ForgettingTest
+from kcircuits.analysis.link.turnover_forgetting import MIN_EVENTS, ForgettingTest
 from kcircuits.analysis.overlap.jackknife import MIN_ENTITIES
 from kcircuits.analysis.overlap.swap_test import ALPHA
 from kcircuits.analysis.overlap.turnover import MIN_CEILING
@@ -27,8 +27,6 @@ WORDS: dict[LinkWord, str] = {
     "no-link": "no link beyond chance",
     "undetermined": "cannot tell",
 }
-# Simulated without a link: with 11 forgotten on average p <= .05 in 6% of 400 repeats.
-MIN_EVENTS = 10
 MIN_EXCHANGES = 1_000
 EQUIVALENT = 0.10
 
