@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
-from kcircuits.cli.output import number_text, print_aligned, print_json, printable, styled
+from kcircuits.cli.output import (
+    number_text,
+    present,
+    print_aligned,
+    printable,
+    styled,
+)
 from kcircuits.errors import EXIT_DIFFERENT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -61,23 +67,19 @@ def run(args: argparse.Namespace) -> int:
     diff = run_of(args).diff(args.a, args.b, by=args.by, level=args.level)
     if args.fact is not None:
         diff = diff.only(args.fact)
-    if args.html is not None:
-        _write_page(diff, args.html)
-    if args.json:
-        document = diff.to_json(n_edges=args.top)
-        print_json(document.pop("schema"), document)
-    else:
-        _print_diff(diff, args.top)
-        if args.html is not None:
-            print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=lambda: diff.to_json(n_edges=args.top),
+        text=lambda: _print_diff(diff, args.top),
+        page=lambda: _page(diff),
+    )
     return EXIT_DIFFERENT if args.exit_code and diff.is_different else EXIT_OK
 
 
-def _write_page(diff: "Diff", file: Path) -> None:
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.diff_page import diff_page
+def _page(diff: "Diff") -> str:
+    from kcircuits.study.diff_page import diff_page  # plotly loads late
 
-    write_atomic(file, diff_page(diff))
+    return diff_page(diff)
 
 
 def _print_diff(diff: "Diff", top: int) -> None:

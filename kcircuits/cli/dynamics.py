@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import MANIFEST, common
-from kcircuits.cli.output import number_text, print_aligned, print_json, printable, styled
+from kcircuits.cli.output import (
+    number_text,
+    present,
+    print_aligned,
+    printable,
+    styled,
+)
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -115,19 +121,19 @@ def run_folders(args: argparse.Namespace) -> list[Path]:
 def run(args: argparse.Namespace) -> int:
     """Reads, computes and prints."""
     dynamics = _imported(args) if args.action else _opened(args)
-    if args.html is not None:
-        from kcircuits.io.atomic import write_atomic
-        from kcircuits.study.dynamics_page import dynamics_page
-
-        write_atomic(args.html, dynamics_page(dynamics))
-    if args.json:
-        document = dynamics.to_json()
-        print_json(document.pop("schema"), document)
-        return EXIT_OK
-    _print(dynamics)
-    if args.html is not None:
-        print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=dynamics.to_json,
+        text=lambda: _print(dynamics),
+        page=lambda: _page(dynamics),
+    )
     return EXIT_OK
+
+
+def _page(dynamics: "Dynamics") -> str:
+    from kcircuits.study.dynamics_page import dynamics_page  # plotly loads late
+
+    return dynamics_page(dynamics)
 
 
 def _opened(args: argparse.Namespace) -> "Dynamics":

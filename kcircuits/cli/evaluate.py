@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kcircuits.cli.options import add_memory, add_method, common, run_of
 from kcircuits.cli.output import (
     number_text,
+    present,
     print_aligned,
-    print_json,
     printable,
     styled,
     warn,
@@ -92,15 +92,12 @@ def run(args: argparse.Namespace) -> int:
             memory=args.memory,
             progress=progress,
         )
-    if args.html is not None:
-        _write_page(evaluation, args.html)
-    if args.json:
-        document = evaluation.to_json()
-        print_json(document.pop("schema"), document)
-    else:
-        _print_evaluation(evaluation)
-        if args.html is not None:
-            print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=evaluation.to_json,
+        text=lambda: _print_evaluation(evaluation),
+        page=lambda: _page(evaluation),
+    )
     if evaluation.left_out:
         n, first = len(evaluation.left_out), evaluation.left_out[0]
         warn(f"{n} facts have no numbers at {evaluation.epoch}, e.g. {first!r}: left out")
@@ -121,11 +118,10 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-def _write_page(evaluation: "Evaluation", file: Path) -> None:
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.evaluation_page import evaluation_page
+def _page(evaluation: "Evaluation") -> str:
+    from kcircuits.study.evaluation_page import evaluation_page  # plotly loads late
 
-    write_atomic(file, evaluation_page(evaluation))
+    return evaluation_page(evaluation)
 
 
 def _print_evaluation(evaluation: "Evaluation") -> None:

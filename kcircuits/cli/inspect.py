@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
-from kcircuits.cli.output import number_text, print_aligned, print_json, printable, progress, styled
+from kcircuits.cli.output import (
+    number_text,
+    present,
+    print_aligned,
+    printable,
+    progress,
+    styled,
+)
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -56,26 +63,26 @@ def run(args: argparse.Namespace) -> int:
             facts, "facts", quiet=args.quiet, total=len(opened.fact_ids)
         ),
     )
-    if args.html is not None:
-        _write_page(found, args.html)
-    if args.json:
-        document = found.to_json(top=args.top)
-        print_json(document.pop("schema"), document)
-    else:
-        _print_fact(found)
-        _print_epochs(found)
-        _print_steps(found)
-        _print_edges(found, args.top)
-        if args.html is not None:
-            print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=lambda: found.to_json(top=args.top),
+        text=lambda: _print(found, args.top),
+        page=lambda: _page(found),
+    )
     return EXIT_OK
 
 
-def _write_page(found: "Inspection", file: Path) -> None:
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.inspection_page import inspection_page
+def _print(found: "Inspection", top: int) -> None:
+    _print_fact(found)
+    _print_epochs(found)
+    _print_steps(found)
+    _print_edges(found, top)
 
-    write_atomic(file, inspection_page(found))
+
+def _page(found: "Inspection") -> str:
+    from kcircuits.study.inspection_page import inspection_page  # plotly loads late
+
+    return inspection_page(found)
 
 
 def _print_fact(found: "Inspection") -> None:

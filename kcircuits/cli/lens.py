@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.lens_text import print_lenses
 from kcircuits.cli.options import add_memory, add_method, common, run_of
-from kcircuits.cli.output import print_error, print_json, printable, warn
+from kcircuits.cli.output import (
+    present,
+    print_error,
+    warn,
+)
 from kcircuits.core.lenses import RELATIONS
 from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError, UsageError
 
@@ -60,40 +64,25 @@ def run(args: argparse.Namespace) -> int:
             f"--relation is {args.relation!r}; expected {' or '.join(RELATIONS)}", field="relation"
         )
     opened = run_of(args)
-    refs = _refs(opened, args.refs)
+    refs = opened.epochs if args.refs is None else opened.select(args.refs)
     facts = [fact.id for fact in choose_facts(opened.facts, args.facts)]
     failures = _compute(args, opened, refs, facts)
     done = [ref for ref in refs if ref not in failures]
     if not done:
         raise next(iter(failures.values()))
     lenses = opened.lenses(done, facts, by=args.by)
-    if args.html is not None:
-        _write_page(lenses, args.html)
     problem = _problem(failures, len(refs))
-    if args.json:
-        document = lenses.to_json(args.top)
-        print_json(document.pop("schema"), document | (problem.to_json() if problem else {}))
-    else:
-        print_lenses(lenses, args.top)
-        if args.html is not None:
-            print(f"\nwrote {printable(args.html)}")
-        if problem:
-            print_error(problem, as_json=False)
+    present(
+        args,
+        document=lambda: lenses.to_json(args.top) | (problem.to_json() if problem else {}),
+        text=lambda: print_lenses(lenses, args.top),
+        page=lambda: _page(lenses),
+    )
+    if problem and not args.json:
+        print_error(problem, as_json=False)
     if lenses.left_out:
         warn(f"{len(lenses.left_out)} facts lack lenses, e.g. {lenses.left_out[0]!r}: left out")
     return problem.exit_code if problem else EXIT_OK
-
-
-def _refs(opened: "Run", given: str | None) -> tuple[str, ...]:
-    """Ids of the epochs that a selection means."""
-    if given is None:
-        return opened.epochs
-    from kcircuits.core.manifest import Checkpoint, resolve_refs
-
-    known = tuple(
-        Checkpoint(id=c.id, path=Path(), epoch=c.epoch, step=c.step) for c in opened.checkpoints
-    )
-    return tuple(known[i].id for i in resolve_refs(given, known))
 
 
 def _compute(
@@ -151,8 +140,7 @@ def _problem(failures: dict[str, KCircuitsError], n_epochs: int) -> PartialError
     )
 
 
-def _write_page(lenses: "RunLenses", file: Path) -> None:
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.lenses_page import lenses_page
+def _page(lenses: "RunLenses") -> str:
+    from kcircuits.study.lenses_page import lenses_page  # plotly loads late
 
-    write_atomic(file, lenses_page(lenses))
+    return lenses_page(lenses)

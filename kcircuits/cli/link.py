@@ -9,8 +9,8 @@ from kcircuits.cli.dynamics import add_runs, run_folders
 from kcircuits.cli.options import add_method, common
 from kcircuits.cli.output import (
     number_text,
+    present,
     print_aligned,
-    print_json,
     printable,
     progress,
     styled,
@@ -79,19 +79,19 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         method=args.method,
     )
-    if args.html is not None:
-        from kcircuits.io.atomic import write_atomic
-        from kcircuits.study.link_page import link_page
-
-        write_atomic(args.html, link_page(found))
-    if args.json:
-        document = found.to_json(n_edges=args.top)
-        print_json(document.pop("schema"), document)
-        return EXIT_OK
-    _print(found, args.top)
-    if args.html is not None:
-        print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=lambda: found.to_json(n_edges=args.top),
+        text=lambda: _print(found, args.top),
+        page=lambda: _page(found),
+    )
     return EXIT_OK
+
+
+def _page(link: "Link") -> str:
+    from kcircuits.study.link_page import link_page  # plotly loads late
+
+    return link_page(link)
 
 
 def _print(link: "Link", top: int) -> None:

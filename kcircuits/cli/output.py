@@ -3,14 +3,16 @@
 Data goes to stdout; warnings, errors and progress go to stderr.
 """
 
+import argparse
 import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 from kcircuits.errors import KCircuitsError
+from kcircuits.io.atomic import write_atomic
 
 # Control, format (all direction overrides are), surrogate, line and paragraph separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -39,6 +41,32 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
 def print_json(schema: str, obj: Mapping[str, Any]) -> None:
     """Print one JSON object with its schema, e.g. ``kcircuits.diff/1``."""
     print(json.dumps({"schema": schema, **obj}, allow_nan=False, indent=2))
+
+
+def present(
+    args: argparse.Namespace,
+    *,
+    document: Callable[[], dict[str, Any]],
+    text: Callable[[], None],
+    page: Callable[[], str],
+) -> None:
+    """Shows a result: its page into ``--html FILE``, then its document (``--json``) or its text.
+
+    Args:
+        args: Of the verb.
+        document: Makes the object to print, its ``schema`` included.
+        text: Prints it for people.
+        page: Makes the HTML.
+    """
+    if args.html is not None:
+        write_atomic(args.html, page())
+    if args.json:
+        made = document()
+        print_json(made.pop("schema"), made)
+        return
+    text()
+    if args.html is not None:
+        print(f"\nwrote {printable(args.html)}")
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

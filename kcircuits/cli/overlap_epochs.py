@@ -11,8 +11,8 @@ from kcircuits.cli.diff import interval_text, verdict_text
 from kcircuits.cli.options import run_of
 from kcircuits.cli.output import (
     number_text,
+    present,
     print_aligned,
-    print_json,
     printable,
     progress,
     styled,
@@ -55,30 +55,32 @@ def run(args: argparse.Namespace) -> int:
         progress=bar,
     )
     steps = None if args.against is None else overlap.against(args.against)
-    if args.html is not None:
-        from kcircuits.io.atomic import write_atomic
-        from kcircuits.study.overlap_page import overlap_page
+    present(
+        args,
+        document=lambda: overlap.to_json() | (steps.to_json() if steps else {}),
+        text=lambda: _print(overlap, steps, args.measures),
+        page=lambda: _page(overlap, steps),
+    )
+    return EXIT_OK
 
-        write_atomic(args.html, overlap_page(overlap, steps))
-    if args.json:
-        document = overlap.to_json()
-        if steps is not None:
-            document |= steps.to_json()
-        print_json(document.pop("schema"), document)
-        return EXIT_OK
+
+def _page(overlap: "EpochOverlap", steps: "EpochSteps | None") -> str:
+    from kcircuits.study.overlap_page import overlap_page  # plotly loads late
+
+    return overlap_page(overlap, steps)
+
+
+def _print(overlap: "EpochOverlap", steps: "EpochSteps | None", measures: bool) -> None:
     _print_head(overlap)
     for stratum in overlap.summaries:
         _print_matrices(overlap, stratum)
         if steps is None and len(overlap.epochs) > 1:
             _print_pairs(overlap, stratum)
-        if args.measures:
+        if measures:
             _print_measures(overlap, stratum)
     if steps is not None:
         _print_steps(steps)
     _print_left_out(overlap)
-    if args.html is not None:
-        print(f"\nwrote {printable(args.html)}")
-    return EXIT_OK
 
 
 def _print_head(overlap: "EpochOverlap") -> None:

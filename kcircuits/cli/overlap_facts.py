@@ -4,7 +4,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import run_of
-from kcircuits.cli.output import number_text, print_aligned, print_json, printable, styled
+from kcircuits.cli.output import (
+    number_text,
+    present,
+    print_aligned,
+    printable,
+    styled,
+)
 from kcircuits.errors import EXIT_OK
 from kcircuits.study.between_words import CLUSTERS, CONTRASTS, group_name
 
@@ -38,22 +44,26 @@ def run_facts_at(args: argparse.Namespace) -> int:
         args: ``facts_at``, ``by``, ``level``, ``html``, ``json`` and what ``run_of`` reads.
     """
     found = run_of(args).fact_overlap(args.facts_at, by=args.by or "relation", level=args.level)
-    if args.html is not None:
-        from kcircuits.io.atomic import write_atomic
-        from kcircuits.study.between_page import facts_page
+    present(
+        args,
+        document=found.to_json,
+        text=lambda: _print(found),
+        page=lambda: _page(found),
+    )
+    return EXIT_OK
 
-        write_atomic(args.html, facts_page(found))
-    if args.json:
-        document = found.to_json()
-        print_json(document.pop("schema"), document)
-        return EXIT_OK
+
+def _page(found: "BetweenFacts") -> str:
+    from kcircuits.study.between_page import facts_page  # plotly loads late
+
+    return facts_page(found)
+
+
+def _print(found: "BetweenFacts") -> None:
     _print_head(found)
     _print_rows(found)
     _print_contrast(found)
     _print_clusters(found)
-    if args.html is not None:
-        print(f"\nwrote {printable(args.html)}")
-    return EXIT_OK
 
 
 def _print_head(found: "BetweenFacts") -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import run_of
-from kcircuits.cli.output import number_text, print_aligned, print_json, printable, progress, styled
+from kcircuits.cli.output import (
+    number_text,
+    present,
+    print_aligned,
+    printable,
+    progress,
+    styled,
+)
 from kcircuits.errors import EXIT_OK
 from kcircuits.study.between_words import VERDICTS
 
@@ -45,20 +52,12 @@ def run_with(args: argparse.Namespace) -> int:
     found = BetweenRuns.read(
         run, _other(run, args), epochs, by=args.by, level=args.level, progress=bar
     )
-    if args.html is not None:
-        from kcircuits.io.atomic import write_atomic
-        from kcircuits.study.between_page import runs_page
-
-        write_atomic(args.html, runs_page(found))
-    if args.json:
-        document = found.to_json()
-        print_json(document.pop("schema"), document)
-        return EXIT_OK
-    _print_head(found)
-    _print_rows(found)
-    _print_own(found)
-    if args.html is not None:
-        print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=found.to_json,
+        text=lambda: _print(found),
+        page=lambda: _page(found),
+    )
     return EXIT_OK
 
 
@@ -70,6 +69,18 @@ def _other(run: "Run", args: argparse.Namespace) -> "Run":
     if folder.is_dir():
         return open_run(folder, method=run.method)
     return open_run(run.path, method=args.with_ref)
+
+
+def _page(found: "BetweenRuns") -> str:
+    from kcircuits.study.between_page import runs_page  # plotly loads late
+
+    return runs_page(found)
+
+
+def _print(found: "BetweenRuns") -> None:
+    _print_head(found)
+    _print_rows(found)
+    _print_own(found)
 
 
 def _print_head(found: "BetweenRuns") -> None:

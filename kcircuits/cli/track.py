@@ -1,16 +1,16 @@
 """``kcircuits track``: how circuits change from epoch to epoch."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import (
     number_text,
+    present,
     print_aligned,
-    print_json,
     printable,
+    progress,
     styled,
     warn,
 )
@@ -60,35 +60,24 @@ def run(args: argparse.Namespace) -> int:
         epochs=None if args.epochs is None else opened.select(args.epochs),
         facts=None if chosen is None else [fact.id for fact in chosen],
         seed=args.seed,
-        progress=lambda facts: _bar(facts, n_facts, args.quiet),
+        progress=lambda facts: progress(facts, "facts", quiet=args.quiet, total=n_facts),
     )
-    if args.html is not None:
-        _write_page(track, args.html)
-    if args.json:
-        document = track.to_json(top=args.top)
-        print_json(document.pop("schema"), document)
-    else:
-        _print_track(track, args.top)
-        if args.html is not None:
-            print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=lambda: track.to_json(top=args.top),
+        text=lambda: _print_track(track, args.top),
+        page=lambda: _page(track),
+    )
     if track.left_out:
         fact_id, why = next(iter(track.left_out.items()))
         warn(f"{len(track.left_out)} facts are left out, e.g. {printable(fact_id)} {why}")
     return EXIT_OK
 
 
-def _bar(facts: Any, n_facts: int, quiet: bool) -> Any:
-    """A progress bar on stderr over the facts."""
-    from tqdm import tqdm
+def _page(track: "Track") -> str:
+    from kcircuits.study.track_page import track_page  # plotly loads late
 
-    return tqdm(facts, "facts", n_facts, file=sys.stderr, disable=quiet, leave=False)
-
-
-def _write_page(track: "Track", file: Path) -> None:
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.track_page import track_page
-
-    write_atomic(file, track_page(track))
+    return track_page(track)
 
 
 def _print_track(track: "Track", top: int) -> None:

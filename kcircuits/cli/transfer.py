@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kcircuits.cli.options import add_memory, add_method, common, run_of
 from kcircuits.cli.output import (
     number_text,
+    present,
     print_aligned,
-    print_json,
     printable,
     styled,
     warn,
@@ -90,15 +90,12 @@ def run(args: argparse.Namespace) -> int:
             memory=args.memory,
             progress=progress,
         )
-    if args.html is not None:
-        _write_page(transfer, args.html)
-    if args.json:
-        document = transfer.to_json()
-        print_json(document.pop("schema"), document)
-    else:
-        _print_transfer(transfer)
-        if args.html is not None:
-            print(f"\nwrote {printable(args.html)}")
+    present(
+        args,
+        document=transfer.to_json,
+        text=lambda: _print_transfer(transfer),
+        page=lambda: _page(transfer),
+    )
     failed = max((row["failed"] for row in transfer.rows), default=0)
     if failed:
         warn(f"up to {failed} facts have no circuit at an epoch: left out there")
@@ -126,11 +123,10 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
             bar.close()
 
 
-def _write_page(transfer: "Transfer", file: Path) -> None:
-    from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.transfer_page import transfer_page
+def _page(transfer: "Transfer") -> str:
+    from kcircuits.study.transfer_page import transfer_page  # plotly loads late
 
-    write_atomic(file, transfer_page(transfer))
+    return transfer_page(transfer)
 
 
 def _print_transfer(transfer: "Transfer") -> None:
