@@ -22,7 +22,7 @@ from record import measurement, parser, report
 from kcircuits.core.facts import Fact, Prompt
 from kcircuits.io.facts import write_facts
 from kcircuits.io.jsonl import append_rows
-from kcircuits.study.dynamics import Dynamics, open_dynamics
+from kcircuits.study.dynamics.dynamics import Dynamics, open_dynamics
 
 LIMIT_S = 5.0
 N_RUNS, N_EPOCHS, N_FACTS, N_PROMPTS, N_ITEMS = 10, 100, 250, 4, 60

@@ -15,7 +15,7 @@ from kcircuits.cli.output import (
 from kcircuits.errors import EXIT_DIFFERENT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.diff import Diff
+    from kcircuits.study.diff.diff import Diff
 
 _WORDS = {
     "changed": "changed",
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(diff: "Diff") -> str:
-    from kcircuits.study.diff_page import diff_page  # plotly loads late
+    from kcircuits.study.diff.page import diff_page  # plotly loads late
 
     return diff_page(diff)
 

@@ -17,7 +17,7 @@ from kcircuits.cli.output import (
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.dynamics import Dynamics
+    from kcircuits.study.dynamics.dynamics import Dynamics
 
 # Column of the table: its head, and the form of its numbers.
 _COLUMNS = {
@@ -131,13 +131,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(dynamics: "Dynamics") -> str:
-    from kcircuits.study.dynamics_page import dynamics_page  # plotly loads late
+    from kcircuits.study.dynamics.page import dynamics_page  # plotly loads late
 
     return dynamics_page(dynamics)
 
 
 def _opened(args: argparse.Namespace) -> "Dynamics":
-    from kcircuits.study.dynamics import open_dynamics
+    from kcircuits.study.dynamics.dynamics import open_dynamics
 
     return open_dynamics(
         *run_folders(args),
@@ -151,7 +151,7 @@ def _opened(args: argparse.Namespace) -> "Dynamics":
 
 
 def _imported(args: argparse.Namespace) -> "Dynamics":
-    from kcircuits.study.dynamics import import_dynamics
+    from kcircuits.study.dynamics.dynamics import import_dynamics
 
     if args.folder is None:
         raise UsageError(

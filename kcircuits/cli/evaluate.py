@@ -20,7 +20,7 @@ from kcircuits.engine.metrics import METRICS
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.study.evaluation import Evaluation
+    from kcircuits.study.evaluation.evaluation import Evaluation
 
 _HASH_DIGITS = 12
 _AREAS = {"cpr": "CPR", "cmd": "CMD"}
@@ -119,7 +119,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def _page(evaluation: "Evaluation") -> str:
-    from kcircuits.study.evaluation_page import evaluation_page  # plotly loads late
+    from kcircuits.study.evaluation.page import evaluation_page  # plotly loads late
 
     return evaluation_page(evaluation)
 

@@ -17,7 +17,7 @@ from kcircuits.cli.output import (
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.inspection import Inspection
+    from kcircuits.study.track.inspection import Inspection
 
 _WORDS = {
     "changed": "changed",
@@ -80,7 +80,7 @@ def _print(found: "Inspection", top: int) -> None:
 
 
 def _page(found: "Inspection") -> str:
-    from kcircuits.study.inspection_page import inspection_page  # plotly loads late
+    from kcircuits.study.track.inspection_page import inspection_page  # plotly loads late
 
     return inspection_page(found)
 

@@ -15,7 +15,7 @@ from kcircuits.cli.output import print_json, print_table, printable
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.study.circuit_study import CircuitStudy
+    from kcircuits.study.circuits.study import CircuitStudy
 
 PAGE, TABLE, TEXT = "circuits.html", "circuits.json", "circuits.md"
 
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Compute what is missing, write and print."""
     from kcircuits.lab.build import open_lab
     from kcircuits.lab.grid import Grid
-    from kcircuits.study.circuit_runs import make_circuit_runs
-    from kcircuits.study.circuit_study import SCHEMA, open_circuit_study
+    from kcircuits.study.circuits.runs import make_circuit_runs
+    from kcircuits.study.circuits.study import SCHEMA, open_circuit_study
 
     grid = Grid(
         built=open_lab(args.lab),
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _written(study: "CircuitStudy", out: Path, title: str) -> dict[str, Any]:
     from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.circuit_study_page import circuit_study_markdown, circuit_study_page
+    from kcircuits.study.circuits.page import circuit_study_markdown, circuit_study_page
 
     content = study.to_json()
     write_atomic(out / TABLE, json.dumps(content, indent=1, allow_nan=False) + "\n")

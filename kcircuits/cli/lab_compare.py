@@ -54,7 +54,7 @@ def run_compare(args: argparse.Namespace) -> int:
     """Compare, write, and print the table."""
     from kcircuits.io.facts import load_facts
     from kcircuits.models import fetch_model, load_model, tokenize
-    from kcircuits.study.comparison_run import PAGE, run_comparison
+    from kcircuits.study.comparison.compute import PAGE, run_comparison
 
     methods = _methods_of(args)
     sizes = _sizes_of(args.sizes)

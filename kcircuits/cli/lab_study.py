@@ -15,7 +15,7 @@ from kcircuits.errors import EXIT_OK, PartialError, UsageError
 
 if TYPE_CHECKING:
     from kcircuits.lab.grid import Grid
-    from kcircuits.study.training_study import TrainingStudy
+    from kcircuits.study.dynamics.training_study import TrainingStudy
 
 STRATEGIES = "full,lora,curriculum,kl-base,replay"
 PAGE, TABLE, TEXT = "study.html", "study.json", "study.md"
@@ -49,7 +49,7 @@ def add_parser(verbs: Any) -> None:
 def run_study(args: argparse.Namespace) -> int:
     """Train what is missing, write and print."""
     from kcircuits.lab.grid import train_grid
-    from kcircuits.study.training_study import SCHEMA
+    from kcircuits.study.dynamics.training_study import SCHEMA
 
     grid = _grid(args)
     reference = args.reference or grid.strategies[0]
@@ -112,8 +112,8 @@ def _problem(grid: "Grid", busy: list[str]) -> PartialError | None:
 def _written(grid: "Grid", reference: str) -> "TrainingStudy | None":
     """The study of the finished runs, written; None while there is nothing to compare with."""
     from kcircuits.io.atomic import write_atomic
-    from kcircuits.study.training_study import open_training_study
-    from kcircuits.study.training_study_page import study_markdown, training_study_page
+    from kcircuits.study.dynamics.training_study import open_training_study
+    from kcircuits.study.dynamics.training_study_page import study_markdown, training_study_page
 
     finished = grid.finished
     own = [grid.rows_folder(cell) for cell in grid.cells if cell.strategy == reference]

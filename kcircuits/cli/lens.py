@@ -18,8 +18,8 @@ from kcircuits.core.lenses import RELATIONS
 from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.lenses import RunLenses
-    from kcircuits.study.lenses_run import Progress
+    from kcircuits.study.lenses.compute import Progress
+    from kcircuits.study.lenses.lenses import RunLenses
     from kcircuits.study.run import Run
 
 
@@ -89,12 +89,12 @@ def _compute(
     args: argparse.Namespace, opened: "Run", refs: tuple[str, ...], facts: list[str]
 ) -> dict[str, KCircuitsError]:
     """Why epochs are missing; nothing heavy is imported where none is due."""
-    from kcircuits.study.lenses import due_facts, lens_settings
+    from kcircuits.study.lenses.lenses import due_facts, lens_settings
 
     settings = lens_settings(opened, args.relation, args.device)
     if not any(due_facts(opened, ref, facts, settings) for ref in refs):
         return {}
-    from kcircuits.study.lenses_run import compute_lenses
+    from kcircuits.study.lenses.compute import compute_lenses
 
     with _bar(args.quiet) as progress:
         failures = compute_lenses(
@@ -141,6 +141,6 @@ def _problem(failures: dict[str, KCircuitsError], n_epochs: int) -> PartialError
 
 
 def _page(lenses: "RunLenses") -> str:
-    from kcircuits.study.lenses_page import lenses_page  # plotly loads late
+    from kcircuits.study.lenses.page import lenses_page  # plotly loads late
 
     return lenses_page(lenses)

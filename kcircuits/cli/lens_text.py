@@ -7,7 +7,7 @@ from kcircuits.cli.output import number_text, print_aligned, printable, styled
 from kcircuits.core.lenses import GROUPS
 
 if TYPE_CHECKING:
-    from kcircuits.study.lenses import RunLenses
+    from kcircuits.study.lenses.lenses import RunLenses
 
 Row = dict[str, Any]
 _N_DEPTHS = 7

@@ -18,7 +18,7 @@ from kcircuits.cli.output import (
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.link import Link
+    from kcircuits.study.link.link import Link
 
 _STYLES = {"precedes": "red", "less-turnover": "red", "no-link": "green", "undetermined": "yellow"}
 
@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads, tests and prints."""
-    from kcircuits.study.link import link
+    from kcircuits.study.link.link import link
 
     if args.top < 0:
         raise UsageError(f"--top is {args.top}; expected 0 or more", field="top")
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(link: "Link") -> str:
-    from kcircuits.study.link_page import link_page  # plotly loads late
+    from kcircuits.study.link.page import link_page  # plotly loads late
 
     return link_page(link)
 

@@ -20,9 +20,9 @@ from kcircuits.cli.output import (
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.study.epoch_overlap import EpochOverlap
-    from kcircuits.study.epoch_steps import EpochSteps
     from kcircuits.study.fact_cells import FactCells
+    from kcircuits.study.overlap.epoch_overlap import EpochOverlap
+    from kcircuits.study.overlap.epoch_steps import EpochSteps
 
 Row = dict[str, Any]
 _HASH_DIGITS = 12
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(overlap: "EpochOverlap", steps: "EpochSteps | None") -> str:
-    from kcircuits.study.overlap_page import overlap_page  # plotly loads late
+    from kcircuits.study.overlap.page import overlap_page  # plotly loads late
 
     return overlap_page(overlap, steps)
 

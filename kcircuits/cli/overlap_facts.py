@@ -12,10 +12,10 @@ from kcircuits.cli.output import (
     styled,
 )
 from kcircuits.errors import EXIT_OK
-from kcircuits.study.between_words import CLUSTERS, CONTRASTS, group_name
+from kcircuits.study.between.words import CLUSTERS, CONTRASTS, group_name
 
 if TYPE_CHECKING:
-    from kcircuits.study.between_facts import BetweenFacts
+    from kcircuits.study.between.facts import BetweenFacts
 
 _HASH_DIGITS = 12
 _STYLES = {
@@ -54,7 +54,7 @@ def run_facts_at(args: argparse.Namespace) -> int:
 
 
 def _page(found: "BetweenFacts") -> str:
-    from kcircuits.study.between_page import facts_page  # plotly loads late
+    from kcircuits.study.between.page import facts_page  # plotly loads late
 
     return facts_page(found)
 

@@ -15,10 +15,10 @@ from kcircuits.cli.output import (
     styled,
 )
 from kcircuits.errors import EXIT_OK
-from kcircuits.study.between_words import VERDICTS
+from kcircuits.study.between.words import VERDICTS
 
 if TYPE_CHECKING:
-    from kcircuits.study.between_runs import BetweenRuns
+    from kcircuits.study.between.runs import BetweenRuns
     from kcircuits.study.run import Run
 
 _STYLES = {"changed": "red", "no-change": "green", "undetermined": "yellow"}
@@ -42,7 +42,7 @@ def run_with(args: argparse.Namespace) -> int:
         args: ``with_ref``, ``epochs`` (references, as ``Run.select`` reads), ``by``, ``level``,
             ``html``, ``json``, ``quiet`` and what ``run_of`` reads.
     """
-    from kcircuits.study.between_runs import BetweenRuns
+    from kcircuits.study.between.runs import BetweenRuns
 
     def bar(epochs: Sequence[str]) -> Iterable[str]:
         return progress(epochs, "epochs", quiet=args.quiet)
@@ -72,7 +72,7 @@ def _other(run: "Run", args: argparse.Namespace) -> "Run":
 
 
 def _page(found: "BetweenRuns") -> str:
-    from kcircuits.study.between_page import runs_page  # plotly loads late
+    from kcircuits.study.between.page import runs_page  # plotly loads late
 
     return runs_page(found)
 

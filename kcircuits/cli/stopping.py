@@ -12,7 +12,7 @@ from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from kcircuits.analysis.stopping.rule import StoppingRule
-    from kcircuits.study.stopping import Stopping
+    from kcircuits.study.dynamics.stopping import Stopping
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replays and prints."""
     from kcircuits.analysis.stopping.registry import RULES
-    from kcircuits.study.stopping import replay_rules
+    from kcircuits.study.dynamics.stopping import replay_rules
 
     stopping = replay_rules(
         *run_folders(args),

@@ -17,7 +17,7 @@ from kcircuits.cli.output import (
 from kcircuits.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.track import Track
+    from kcircuits.study.track.track import Track
 
 Row = dict[str, Any]
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(track: "Track") -> str:
-    from kcircuits.study.track_page import track_page  # plotly loads late
+    from kcircuits.study.track.page import track_page  # plotly loads late
 
     return track_page(track)
 

@@ -20,7 +20,7 @@ from kcircuits.engine.metrics import METRICS
 from kcircuits.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from kcircuits.study.transfer import Transfer
+    from kcircuits.study.transfer.transfer import Transfer
 
 _WAY = "ratio of means"
 _LOSSES = ("loss", "loss_both_ways")
@@ -124,7 +124,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _page(transfer: "Transfer") -> str:
-    from kcircuits.study.transfer_page import transfer_page  # plotly loads late
+    from kcircuits.study.transfer.page import transfer_page  # plotly loads late
 
     return transfer_page(transfer)
 

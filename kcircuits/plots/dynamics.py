@@ -1,7 +1,7 @@
 """Knowledge dynamics as figures: curves, heat map of facts, survival, flows, loss and knowledge.
 
-Each takes rows of ``study.dynamics.Dynamics`` and draws them; a run has one colour and one symbol
-in every figure.
+Each takes rows of ``study.dynamics.dynamics.Dynamics`` and draws them; a run has one colour and one
+symbol in every figure.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """One fact's edges over epochs as figures: when they are there, and their scores.
 
-Each takes rows of ``study.inspection.Inspection.edges`` and draws them.
+Each takes rows of ``study.track.inspection.Inspection.edges`` and draws them.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Lenses over epochs: the answer layer by layer, where its logit comes from, heads and their roles.
 
-The inputs are rows of ``study.lenses.RunLenses``.
+The inputs are rows of ``study.lenses.lenses.RunLenses``.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The link of turnover and forgetting: steps, strata, the exchange null, and edges.
 
-Each function takes rows of ``study.link.Link``.
+Each function takes rows of ``study.link.link.Link``.
 """
 
 from collections.abc import Sequence

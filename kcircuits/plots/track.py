@@ -1,6 +1,6 @@
 """Circuits over epochs as figures: shape, births and deaths, survival, layers, settling.
 
-Each takes rows of ``study.track.Track`` and draws them; what
+Each takes rows of ``study.track.track.Track`` and draws them; what
 swapped epoch labels give, or what halves of the prompts differ by, stands beside every number.
 """
 

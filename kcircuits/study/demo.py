@@ -20,9 +20,9 @@ from kcircuits.lab.build import build
 from kcircuits.lab.presets import PRESETS
 from kcircuits.lab.strategies import STRATEGIES
 from kcircuits.lab.study import check_strategy, train_built
-from kcircuits.study.circuit_runs import run_folder, sweep_all
-from kcircuits.study.diff import Diff
-from kcircuits.study.diff_page import diff_page
+from kcircuits.study.circuits.runs import run_folder, sweep_all
+from kcircuits.study.diff.diff import Diff
+from kcircuits.study.diff.page import diff_page
 from kcircuits.study.run import Run, open_run
 from kcircuits.sweep.local import run_local
 from kcircuits.sweep.model_compute import ModelCompute

@@ -32,10 +32,10 @@ from kcircuits.plots.page import (
     table_block,
 )
 from kcircuits.plots.theme import number
-from kcircuits.study.beside import beside_blocks, read_beside
-from kcircuits.study.diff_page import STEP_COLUMNS, arcs_text, step_cells, turnover_text
-from kcircuits.study.epoch_overlap import EpochOverlap
+from kcircuits.study.comparison.beside import beside_blocks, read_beside
+from kcircuits.study.diff.page import STEP_COLUMNS, arcs_text, step_cells, turnover_text
 from kcircuits.study.meaning import rows_are
+from kcircuits.study.overlap.epoch_overlap import EpochOverlap
 from kcircuits.study.results import (
     Results,
     cell_value,

@@ -10,9 +10,9 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError
-from kcircuits.study.epoch_overlap import EpochOverlap
 from kcircuits.study.fact_cells import FactCells
 from kcircuits.study.meaning import meaning_of
+from kcircuits.study.overlap.epoch_overlap import EpochOverlap
 from kcircuits.study.run import Run
 
 Row = dict[str, Any]

@@ -1,4 +1,8 @@
-"""The results of a sweep, as a notebook or a verb holds them. Reading them needs no torch."""
+"""The results of a sweep, as a notebook or a verb holds them. Reading them needs no torch.
+
+Longer than other files: every question that a run can be asked is a method here, which says what it
+answers and hands on to the package that does.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,16 +27,16 @@ from kcircuits.io.store import CellRow, Store
 
 if TYPE_CHECKING:
     from kcircuits.analysis.overlap.corrected import Level
-    from kcircuits.study.between_facts import BetweenFacts
-    from kcircuits.study.between_runs import BetweenRuns
-    from kcircuits.study.diff import Diff
-    from kcircuits.study.epoch_overlap import EpochOverlap
-    from kcircuits.study.evaluation import Evaluation
-    from kcircuits.study.inspection import Inspection
-    from kcircuits.study.lenses import RunLenses
-    from kcircuits.study.link import Link
-    from kcircuits.study.track import Track
-    from kcircuits.study.transfer import Transfer
+    from kcircuits.study.between.facts import BetweenFacts
+    from kcircuits.study.between.runs import BetweenRuns
+    from kcircuits.study.diff.diff import Diff
+    from kcircuits.study.evaluation.evaluation import Evaluation
+    from kcircuits.study.lenses.lenses import RunLenses
+    from kcircuits.study.link.link import Link
+    from kcircuits.study.overlap.epoch_overlap import EpochOverlap
+    from kcircuits.study.track.inspection import Inspection
+    from kcircuits.study.track.track import Track
+    from kcircuits.study.transfer.transfer import Transfer
 
 _ABSENT = type(None)
 # The fields that the pages read; the rest of a row is for whoever wrote it.
@@ -253,7 +257,7 @@ class Run:
             UsageError: There is no such epoch, fact or stratum.
         """
         _check_level(level)
-        from kcircuits.study.diff import Diff  # imports this module's Run
+        from kcircuits.study.diff.diff import Diff  # imports this module's Run
 
         ends = [self.checkpoint(ref) for ref in (a, b)]
         return Diff.from_cells(
@@ -289,7 +293,7 @@ class Run:
             IncomparableError: There are no results, or cells do not compare.
             UsageError: There is no such epoch, fact, stratum or option.
         """
-        from kcircuits.study.epoch_overlap import EpochOverlap  # imports this module
+        from kcircuits.study.overlap.epoch_overlap import EpochOverlap  # imports this module
 
         return EpochOverlap.from_run(
             self, by=by, level=level, epochs=epochs, facts=facts, **options
@@ -311,13 +315,13 @@ class Run:
             level: Count edges or nodes.
             epochs: References to the epochs; default all that have results.
             facts: Which facts; default all.
-            options: ``seed`` and ``progress``, see ``study.track_run.track_run``.
+            options: ``seed`` and ``progress``, see ``study.track.read.track_run``.
 
         Raises:
             IncomparableError: There are no results, or cells do not compare.
             UsageError: There is no such epoch, fact or stratum.
         """
-        from kcircuits.study.track_run import track_run  # imports this module's Run
+        from kcircuits.study.track.read import track_run  # imports this module's Run
 
         return track_run(self, by=by, level=level, epochs=epochs, facts=facts, **options)
 
@@ -335,13 +339,13 @@ class Run:
             fact_id: The fact.
             epochs: References to the epochs; default all that have results.
             level: Count edges or nodes.
-            options: ``seed`` and ``progress``, see ``study.inspection.inspect_fact``.
+            options: ``seed`` and ``progress``, see ``study.track.inspection.inspect_fact``.
 
         Raises:
             UsageError: There is no such fact (the hint names near ones) or epoch.
             IncomparableError: The fact has no results, or cells do not compare.
         """
-        from kcircuits.study.inspection import inspect_fact  # imports this module's Run
+        from kcircuits.study.track.inspection import inspect_fact  # imports this module's Run
 
         return inspect_fact(self, fact_id, epochs=epochs, level=level, **options)
 
@@ -360,7 +364,7 @@ class Run:
             IncomparableError: Cells are missing or do not compare, or too few facts are known.
         """
         _check_level(level)
-        from kcircuits.study.between_facts import BetweenFacts  # imports this module's Run
+        from kcircuits.study.between.facts import BetweenFacts  # imports this module's Run
 
         return BetweenFacts.read(self, epoch, by=by, level=level)
 
@@ -386,7 +390,7 @@ class Run:
             IncomparableError: The two differ in more than the training, or than the method.
         """
         _check_level(level)
-        from kcircuits.study.between_runs import BetweenRuns  # imports this module's Run
+        from kcircuits.study.between.runs import BetweenRuns  # imports this module's Run
 
         return BetweenRuns.read(self, other, epochs, by=by, level=level)
 
@@ -395,7 +399,7 @@ class Run:
 
         Args:
             ref: A reference to the checkpoint.
-            options: As in ``study.evaluate_run.evaluate_run``: ``fact_ids``, ``ablation``,
+            options: As in ``study.evaluation.compute.evaluate_run``: ``fact_ids``, ``ablation``,
                 ``metric``, ``n_edges`` or ``fraction``, ``curve``, ``n_draws``, ``memory``, ...
 
         Raises:
@@ -403,7 +407,9 @@ class Run:
             IncomparableError: Cells are missing, or hold fewer scores than are asked for.
             CheckpointError: The checkpoint is not the one that the run has scored.
         """
-        from kcircuits.study.evaluate_run import evaluate_run  # imports torch, and this module
+        from kcircuits.study.evaluation.compute import (
+            evaluate_run,  # imports torch, and this module
+        )
 
         return evaluate_run(self, ref, **options)
 
@@ -411,13 +417,13 @@ class Run:
         """Whether circuits change before facts are forgotten; several runs: ``kcircuits.link``.
 
         Args:
-            options: As in ``study.link.link``: ``by``, ``k``, ``within``, ``n_permutations``.
+            options: As in ``study.link.link.link``: ``by``, ``k``, ``within``, ``n_permutations``.
 
         Raises:
             UsageError: An option that cannot be meant.
             IncomparableError: Fewer than three epochs are complete, or cells do not compare.
         """
-        from kcircuits.study.link import link  # imports this module's Run
+        from kcircuits.study.link.link import link  # imports this module's Run
 
         return link([self], **options)
 
@@ -427,15 +433,15 @@ class Run:
         What was judged before is read from the run folder; the rest needs the models.
 
         Args:
-            options: As in ``study.transfer_run.transfer_run``: ``sources``, ``targets``, ``by``,
-                ``fact_ids``, ``ablation``, ``metric``, ``n_draws``, ``memory``, ...
+            options: As in ``study.transfer.compute.transfer_run``: ``sources``, ``targets``,
+                ``by``, ``fact_ids``, ``ablation``, ``metric``, ``n_draws``, ``memory``, ...
 
         Raises:
             UsageError: An epoch, fact or option that cannot be meant.
             IncomparableError: Cells are missing.
             CheckpointError: A checkpoint is not the one that the run has scored.
         """
-        from kcircuits.study.transfer_run import transfer_run  # imports this module
+        from kcircuits.study.transfer.compute import transfer_run  # imports this module
 
         return transfer_run(self, **options)
 
@@ -459,7 +465,7 @@ class Run:
             UsageError: There is no such epoch, fact or stratum.
             StoreCorruptError: What was read is not what was written.
         """
-        from kcircuits.study.lenses import read_lenses  # imports this module's Run
+        from kcircuits.study.lenses.lenses import read_lenses  # imports this module's Run
 
         return read_lenses(self, refs, facts, by=by)
 

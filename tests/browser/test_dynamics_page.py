@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kcircuits.analysis.dynamics.series import ProbeSeries, Skill
-from kcircuits.study.dynamics import Dynamics
-from kcircuits.study.dynamics_page import dynamics_page
+from kcircuits.study.dynamics.dynamics import Dynamics
+from kcircuits.study.dynamics.page import dynamics_page
 
 pytestmark = pytest.mark.browser
 

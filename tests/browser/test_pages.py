@@ -15,10 +15,10 @@ from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.plots.circuit import circuit_figure, circuit_table, kinds_of
 from kcircuits.plots.page import render_page, table_block
-from kcircuits.study.beside import circuit_edges
-from kcircuits.study.diff_page import diff_page
-from kcircuits.study.evaluation import Evaluation
-from kcircuits.study.evaluation_page import evaluation_page
+from kcircuits.study.comparison.beside import circuit_edges
+from kcircuits.study.diff.page import diff_page
+from kcircuits.study.evaluation.evaluation import Evaluation
+from kcircuits.study.evaluation.page import evaluation_page
 from kcircuits.study.report import report_page
 from kcircuits.study.results import epoch_overlap, read_results
 from kcircuits.study.run import open_run

@@ -12,7 +12,7 @@ from kcircuits.cli.main import main
 from kcircuits.core.curve import FaithfulnessCurve
 from kcircuits.discovery.pruning import Recipe
 from kcircuits.lab.comparison import TRAINED_SIZES, Compared
-from kcircuits.study.comparison import Comparison
+from kcircuits.study.comparison.comparison import Comparison
 from tests.cli.test_run_verb import study  # noqa: F401  # the fixture
 
 COMPARISONS = Path(__file__).parents[2] / "docs" / "comparison"

@@ -25,7 +25,7 @@ from kcircuits.core.bootstrap import (
 from kcircuits.core.random_circuits import random_circuits
 from kcircuits.engine.metrics import DEFAULT_METRIC, METRICS
 from kcircuits.evaluation.judge import Judge
-from kcircuits.study.evaluation_page import evaluation_page
+from kcircuits.study.evaluation.page import evaluation_page
 from kcircuits.study.run import Run
 from tests.cli.test_run_verb import WORDS, fact, write_tokenizer
 

@@ -16,7 +16,7 @@ from kcircuits.analysis.roles import ROLES, head_roles
 from kcircuits.cli.main import main
 from kcircuits.core.bootstrap import bootstrap_mean
 from kcircuits.io.lens_files import lens_path, open_lens_file
-from kcircuits.study.lenses_page import lenses_page
+from kcircuits.study.lenses.page import lenses_page
 from tests.cli.test_evaluate_verb import write_model
 
 N_FACTS, N_EPOCHS, N_PROMPTS = 6, 3, 4
@@ -225,7 +225,7 @@ def test_what_is_kept_is_not_computed_again(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("kcircuits.study.lenses_run.load_scored", refuse)
+    monkeypatch.setattr("kcircuits.study.lenses.compute.load_scored", refuse)
     assert lens("--json")[0] == 0
     assert lens("last", "--facts", "half=even", "--json")[1]["facts"] == ["f0", "f2", "f4"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from kcircuits.cli.main import main
 from kcircuits.core.topology import Topology
-from kcircuits.study.epoch_steps import Against
+from kcircuits.study.overlap.epoch_steps import Against
 from kcircuits.study.run import open_run
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)

@@ -18,8 +18,8 @@ import kcircuits as kc
 from kcircuits.analysis.overlap.halves import half_members, split_halves
 from kcircuits.cli.main import main
 from kcircuits.core.random_circuits import random_circuits
-from kcircuits.study.transfer_page import transfer_page
-from kcircuits.study.transfer_run import transfer_run
+from kcircuits.study.transfer.compute import transfer_run
+from kcircuits.study.transfer.page import transfer_page
 from tests.cli.test_evaluate_verb import UNKNOWN, answered, write_model
 from tests.cli.test_run_verb import fact
 

@@ -11,7 +11,7 @@ from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.io.run_record import read_run_record, write_run_record
-from kcircuits.study.common_rows import common_rows
+from kcircuits.study.between.common_rows import common_rows
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)
 N_EDGES = 40

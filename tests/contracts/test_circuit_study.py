@@ -13,8 +13,8 @@ from kcircuits.cli.main import main
 from kcircuits.core.candidates import flat_edges
 from kcircuits.errors import UsageError
 from kcircuits.plots.circuit_study import dataset_figure, noise_figure, settling_figure
-from kcircuits.study import circuit_runs
-from kcircuits.study.circuit_study import open_circuit_study
+from kcircuits.study.circuits import runs as circuit_runs
+from kcircuits.study.circuits.study import open_circuit_study
 from tests.cli.link_runs import write_run
 from tests.contracts.tiny_lab import build_tiny
 

@@ -14,7 +14,7 @@ from kcircuits.core.provenance import Provenance
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.study.alignment import align_cells
-from kcircuits.study.diff import Diff
+from kcircuits.study.diff.diff import Diff
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)
 N_EDGES = 40

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kcircuits.io.facts import load_facts
-from kcircuits.study.training_study import open_training_study
-from kcircuits.study.training_study_page import study_markdown
+from kcircuits.study.dynamics.training_study import open_training_study
+from kcircuits.study.dynamics.training_study_page import study_markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 STUDY = DOCS / "study" / "smollm2-135m"

@@ -11,10 +11,10 @@ import pytest
 from kcircuits.analysis.overlap.swap_test import holm
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
-from kcircuits.study.epoch_overlap import EpochOverlap
-from kcircuits.study.epoch_steps import step_pairs
 from kcircuits.study.fact_cells import stream_facts
-from kcircuits.study.fact_pairs import PairOptions
+from kcircuits.study.overlap.epoch_overlap import EpochOverlap
+from kcircuits.study.overlap.epoch_steps import step_pairs
+from kcircuits.study.overlap.fact_pairs import PairOptions
 from kcircuits.study.run import open_run
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)

@@ -14,8 +14,8 @@ from kcircuits.analysis.overlap.jackknife import Interval
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.io.jsonl import append_rows
 from kcircuits.plots.link import edges_figure, null_figure, null_table, steps_figure, strata_figure
-from kcircuits.study.link_page import link_page
-from kcircuits.study.link_sources import read_source
+from kcircuits.study.link.page import link_page
+from kcircuits.study.link.sources import read_source
 from tests.cli.link_runs import MARK, N_EPOCHS, N_FACTS, is_lost, knowledge, write_run
 
 

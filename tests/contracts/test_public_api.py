@@ -67,7 +67,7 @@ def test_names_for_reading_import_no_torch() -> None:
     run_python(
         "import sys, kcircuits as kc\n"
         f"for name in {LIGHT}: getattr(kc, name)\n"
-        "import kcircuits.cli.diff, kcircuits.study.diff_page, kcircuits.discovery\n"
+        "import kcircuits.cli.diff, kcircuits.study.diff.page, kcircuits.discovery\n"
         "heavy = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -13,7 +13,7 @@ from kcircuits.core.bootstrap import bootstrap_mean
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.study.run import open_run
-from kcircuits.study.track_core import core_of
+from kcircuits.study.track.core import core_of
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)
 N_EDGES = 40

@@ -18,8 +18,8 @@ from kcircuits.io.facts import write_facts
 from kcircuits.io.jsonl import append_rows
 from kcircuits.lab.study import knowledge_table
 from kcircuits.lab.training.lessons import recall_by_subject
-from kcircuits.study.dynamics import Dynamics
-from kcircuits.study.dynamics_tables import difference_rows
+from kcircuits.study.dynamics.dynamics import Dynamics
+from kcircuits.study.dynamics.tables import difference_rows
 
 N_EPOCHS = 3
 UPDATED = {"split": "updated", "frequency": "high"}

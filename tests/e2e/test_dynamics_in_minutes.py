@@ -12,8 +12,8 @@ import pytest
 from kcircuits.analysis.dynamics.series import ProbeSeries, fact_known, select_facts
 from kcircuits.lab.build import Built, build
 from kcircuits.lab.study import train_built
-from kcircuits.study.dynamics import open_dynamics
-from kcircuits.study.dynamics_tables import summary_row
+from kcircuits.study.dynamics.dynamics import open_dynamics
+from kcircuits.study.dynamics.tables import summary_row
 
 pytestmark = pytest.mark.slow
 

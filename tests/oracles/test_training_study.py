@@ -22,9 +22,9 @@ from kcircuits.analysis.dynamics.seeds import seed_mean
 from kcircuits.core.facts import Fact, Prompt
 from kcircuits.errors import UsageError
 from kcircuits.io.facts import write_facts
-from kcircuits.study.dynamics import open_dynamics
-from kcircuits.study.training_study import open_training_study
-from kcircuits.study.training_study_page import study_markdown, training_study_page
+from kcircuits.study.dynamics.dynamics import open_dynamics
+from kcircuits.study.dynamics.training_study import open_training_study
+from kcircuits.study.dynamics.training_study_page import study_markdown, training_study_page
 
 N_EPOCHS, N_PROBES = 5, 2
 STRATEGIES, SEEDS = ("full", "replay"), (0, 1, 2)

@@ -19,7 +19,7 @@ from kcircuits.errors import UsageError
 from kcircuits.evaluation.judge import Judge
 from kcircuits.lab.ground_truth import WeightsModel
 from kcircuits.lab.ground_truth.planted import D_VOCAB, N_POS, build
-from kcircuits.study.transfer_circuits import stratum_circuits
+from kcircuits.study.transfer.circuits import stratum_circuits
 
 OpenWith = Callable[[dict[str, np.ndarray]], kc.Run]
 

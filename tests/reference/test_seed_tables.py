@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kcircuits.study.dynamics import Dynamics, import_dynamics
+from kcircuits.study.dynamics.dynamics import Dynamics, import_dynamics
 
 pytestmark = pytest.mark.shared
 

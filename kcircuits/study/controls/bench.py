@@ -19,7 +19,7 @@ from kcircuits.engine.chunks import DEFAULT_MEMORY
 from kcircuits.errors import IncomparableError, NonFiniteError, UsageError
 from kcircuits.io.run_record import FactRecord
 from kcircuits.models import Model, tokenize
-from kcircuits.study.diff import Diff
+from kcircuits.study.diff.diff import Diff
 from kcircuits.study.run import Run
 from kcircuits.study.scored_checkpoint import find_checkpoint, load_scored
 from kcircuits.sweep.cells import cells_of_batch

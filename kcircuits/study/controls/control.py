@@ -11,7 +11,7 @@ from kcircuits.analysis.overlap.verdict import too_few
 
 if TYPE_CHECKING:
     from kcircuits.study.controls.bench import Bench
-    from kcircuits.study.diff import Diff
+    from kcircuits.study.diff.diff import Diff
 
 Verdict = Literal["passed", "failed", "cannot-tell"]
 

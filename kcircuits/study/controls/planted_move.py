@@ -25,9 +25,9 @@ from kcircuits.lab.ground_truth import WeightsModel
 from kcircuits.lab.ground_truth.moving import MovingCircuit, build_moving
 from kcircuits.study.controls.bench import Bench, score_cells
 from kcircuits.study.controls.control import Check, Outcome, count_verdicts, number_text
-from kcircuits.study.diff import Diff
-from kcircuits.study.diff_tables import STATUSES, replicated
-from kcircuits.study.fact_diff import FactDiff
+from kcircuits.study.diff.diff import Diff
+from kcircuits.study.diff.fact_diff import FactDiff
+from kcircuits.study.diff.tables import STATUSES, replicated
 from kcircuits.sweep.request import make_settings
 
 N_EPOCHS, N_FACTS, N_PROMPTS = 5, 12, 8

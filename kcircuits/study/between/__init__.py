@@ -1,0 +1,1 @@
+"""Overlap between facts, and of the same facts in other runs or by other methods."""

@@ -1,0 +1,1 @@
+"""Methods compared on the same facts, and beside each other in a run."""

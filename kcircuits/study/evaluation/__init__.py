@@ -1,0 +1,1 @@
+"""How faithful the circuits of an epoch are."""

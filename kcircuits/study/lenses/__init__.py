@@ -1,0 +1,1 @@
+"""Head roles, attention and logit lens of a run."""

@@ -1,0 +1,1 @@
+"""Turnover of circuits and forgetting."""

@@ -1,0 +1,1 @@
+"""How alike circuits are between all epochs of a run."""

@@ -1,0 +1,1 @@
+"""Circuits from epoch to epoch, of all facts and of one."""

@@ -1,0 +1,1 @@
+"""Circuits of an epoch on the weights of others."""
