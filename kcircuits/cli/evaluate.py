@@ -1,8 +1,6 @@
 """``kcircuits evaluate REF``: how faithful the circuits of an epoch are."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from kcircuits.cli.output import (
     present,
     print_aligned,
     printable,
+    prompt_bar,
     styled,
     warn,
 )
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     opened = run_of(args)
     chosen = choose_facts(opened.facts, args.facts)
-    with _bar(args.quiet) as progress:
+    with prompt_bar("evaluating", quiet=args.quiet) as progress:
         evaluation = opened.evaluate(
             args.ref,
             fact_ids=[fact.id for fact in chosen],
@@ -102,20 +101,6 @@ def run(args: argparse.Namespace) -> int:
         n, first = len(evaluation.left_out), evaluation.left_out[0]
         warn(f"{n} facts have no numbers at {evaluation.epoch}, e.g. {first!r}: left out")
     return EXIT_OK
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over prompts; a prompt counts once for each set of circuits."""
-    from tqdm import tqdm
-
-    with tqdm(desc="evaluating", unit="prompt", disable=quiet, dynamic_ncols=True) as bar:
-
-        def advance(n_done: int, n_all: int) -> None:
-            bar.total = n_all
-            bar.update(n_done - bar.n)
-
-        yield advance
 
 
 def _page(evaluation: "Evaluation") -> str:

@@ -1,9 +1,6 @@
 """``kcircuits lens``: what heads and layers say about the answers, and where they read it."""
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +9,14 @@ from kcircuits.cli.options import add_memory, add_method, common, run_of
 from kcircuits.cli.output import (
     present,
     print_error,
+    prompt_bar,
     warn,
 )
 from kcircuits.core.lenses import RELATIONS
 from kcircuits.errors import EXIT_OK, KCircuitsError, PartialError, UsageError
 
 if TYPE_CHECKING:
-    from kcircuits.study.lenses.compute import Progress
     from kcircuits.study.lenses.lenses import RunLenses
-    from kcircuits.study.run import Run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,48 +51,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Computes what is missing, and prints what came out."""
+    from kcircuits.study.lenses.compute import compute_lenses
+    from kcircuits.study.lenses.lenses import read_lenses
     from kcircuits.sweep.request import choose_facts
 
     if args.top < 0:
         raise UsageError(f"--top is {args.top}; expected 0 or more", field="top")
-    if args.relation not in RELATIONS:
-        raise UsageError(
-            f"--relation is {args.relation!r}; expected {' or '.join(RELATIONS)}", field="relation"
-        )
     opened = run_of(args)
     refs = opened.epochs if args.refs is None else opened.select(args.refs)
     facts = [fact.id for fact in choose_facts(opened.facts, args.facts)]
-    failures = _compute(args, opened, refs, facts)
-    done = [ref for ref in refs if ref not in failures]
-    if not done:
-        raise next(iter(failures.values()))
-    lenses = opened.lenses(done, facts, by=args.by)
-    problem = _problem(failures, len(refs))
-    present(
-        args,
-        document=lambda: lenses.to_json(args.top) | (problem.to_json() if problem else {}),
-        text=lambda: print_lenses(lenses, args.top),
-        page=lambda: _page(lenses),
-    )
-    if problem and not args.json:
-        print_error(problem, as_json=False)
-    if lenses.left_out:
-        warn(f"{len(lenses.left_out)} facts lack lenses, e.g. {lenses.left_out[0]!r}: left out")
-    return problem.exit_code if problem else EXIT_OK
-
-
-def _compute(
-    args: argparse.Namespace, opened: "Run", refs: tuple[str, ...], facts: list[str]
-) -> dict[str, KCircuitsError]:
-    """Why epochs are missing; nothing heavy is imported where none is due."""
-    from kcircuits.study.lenses.lenses import due_facts, lens_settings
-
-    settings = lens_settings(opened, args.relation, args.device)
-    if not any(due_facts(opened, ref, facts, settings) for ref in refs):
-        return {}
-    from kcircuits.study.lenses.compute import compute_lenses
-
-    with _bar(args.quiet) as progress:
+    with prompt_bar("lenses of", quiet=args.quiet) as progress:
         failures = compute_lenses(
             opened,
             refs,
@@ -109,26 +73,22 @@ def _compute(
         )
     for error in failures.values():
         print_error(error, as_json=False)
-    return failures
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator["Progress"]:
-    """A progress bar over the prompts of each epoch."""
-    from tqdm import tqdm
-
-    with tqdm(unit="prompt", file=sys.stderr, disable=quiet, dynamic_ncols=True) as bar:
-        shown = ""
-
-        def advance(epoch: str, n_done: int, n_all: int) -> None:
-            nonlocal shown
-            if epoch != shown:
-                shown = epoch
-                bar.reset(n_all)
-                bar.set_description(epoch, refresh=False)
-            bar.update(n_done - bar.n)
-
-        yield advance
+    done = [ref for ref in refs if ref not in failures]
+    if not done:
+        raise next(iter(failures.values()))
+    lenses = read_lenses(opened, done, facts, by=args.by)
+    problem = _problem(failures, len(refs))
+    present(
+        args,
+        document=lambda: lenses.to_json(args.top) | (problem.to_json() if problem else {}),
+        text=lambda: print_lenses(lenses, args.top),
+        page=lambda: _page(lenses),
+    )
+    if problem and not args.json:
+        print_error(problem, as_json=False)
+    if lenses.left_out:
+        warn(f"{len(lenses.left_out)} facts lack lenses, e.g. {lenses.left_out[0]!r}: left out")
+    return problem.exit_code if problem else EXIT_OK
 
 
 def _problem(failures: dict[str, KCircuitsError], n_epochs: int) -> PartialError | None:

@@ -48,6 +48,8 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = super().parse_known_args([*found.values(), *given], namespace)
         inner = getattr(parsed, "from_environment", frozenset())  # of the verb's own parser
         parsed.from_environment = inner | frozenset(found)
+        if rest and self._subparsers is None:  # the verb's own parser: its help is the remedy
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed, rest
 
     def _from_environment(self, given: Sequence[str]) -> Iterator[tuple[str, str]]:

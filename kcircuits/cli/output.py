@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
 from kcircuits.errors import KCircuitsError
@@ -118,6 +119,36 @@ def progress(
     from tqdm import tqdm
 
     return tqdm(items, desc=label, file=sys.stderr, disable=quiet, total=total)
+
+
+@contextmanager
+def prompt_bar(label: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A bar on stderr over prompts, which begins with the first news: what is read shows none.
+
+    Args:
+        label: What the bar is called, before an epoch.
+        quiet: No bar.
+
+    Yields:
+        Told prompts done, prompts in all, and the epoch where there are several.
+    """
+    from tqdm import tqdm
+
+    bars: list[tqdm[Any]] = []
+
+    def advance(n_done: int, n_all: int, epoch: str = "") -> None:
+        if not bars:
+            made = tqdm(unit="prompt", file=sys.stderr, disable=quiet, dynamic_ncols=True)
+            bars.append(made)
+        bars[0].total = n_all
+        bars[0].set_description(f"{label} {printable(epoch)}".rstrip(), refresh=False)
+        bars[0].update(n_done - bars[0].n)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def warn(message: str) -> None:

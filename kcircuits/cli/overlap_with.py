@@ -14,7 +14,7 @@ from kcircuits.cli.output import (
     progress,
     styled,
 )
-from kcircuits.errors import EXIT_OK
+from kcircuits.errors import EXIT_OK, UsageError
 from kcircuits.study.between.words import VERDICTS
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ def _other(run: "Run", args: argparse.Namespace) -> "Run":
     folder = Path(args.with_ref)
     if folder.is_dir():
         return open_run(folder, method=run.method)
+    if len(folder.parts) > 1:
+        raise UsageError(
+            f"there is no folder {args.with_ref!r}",
+            field="with",
+            hint="name the folder of a run, as runs/full-seed1, or a method of this run",
+        )
     return open_run(run.path, method=args.with_ref)
 
 

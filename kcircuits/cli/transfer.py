@@ -1,8 +1,7 @@
 """``kcircuits transfer``: what circuits of one epoch do on the weights of others."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from kcircuits.cli.output import (
     present,
     print_aligned,
     printable,
+    prompt_bar,
     styled,
     warn,
 )
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     opened = run_of(args)
     chosen = choose_facts(opened.facts, args.facts)
-    with _bar(args.quiet) as progress:
+    with prompt_bar("on", quiet=args.quiet) as progress:
         transfer = opened.transfer(
             sources=None if args.sources is None else opened.select(args.sources),
             targets=None if args.targets is None else opened.select(args.targets),
@@ -100,27 +100,6 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         warn(f"up to {failed} facts have no circuit at an epoch: left out there")
     return EXIT_OK
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar over prompts, each of which runs with all circuits; shown when it is due."""
-    from tqdm import tqdm
-
-    bar: tqdm[Any] | None = None
-
-    def advance(n_done: int, n_all: int, epoch: str) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=n_all, unit="prompt", disable=quiet, dynamic_ncols=True)
-        bar.set_description(f"on {printable(epoch)}", refresh=False)
-        bar.update(n_done - bar.n)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def _page(transfer: "Transfer") -> str:

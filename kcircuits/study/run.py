@@ -451,23 +451,31 @@ class Run:
         facts: Sequence[str] | None = None,
         *,
         by: str | None = None,
+        **options: Any,
     ) -> "RunLenses":
-        """Contributions, roles of heads and logit lens, as ``kcircuits lens`` has computed them.
+        """Contributions, roles of heads and logit lens, epoch by epoch.
+
+        What was computed before is read from the run folder; the rest needs the models.
 
         Args:
-            refs: References to epochs; default all that have lenses.
-            facts: Which facts; default all. Those that an epoch lacks are left out.
+            refs: References to epochs; default all.
+            facts: Which facts; default all.
             by: Stratum key to group facts by.
+            options: As in ``study.lenses.compute.compute_lenses``: ``relation``, ``manifest``,
+                ``memory``, ``progress``, ...
 
         Raises:
-            IncomparableError: An epoch that was named has no lenses, no fact has them at all
-                epochs, or they were computed with different settings.
-            UsageError: There is no such epoch, fact or stratum.
+            UsageError: There is no such epoch, fact or stratum, or an option cannot be meant.
+            CheckpointError: A checkpoint is not the one that the run has scored.
             StoreCorruptError: What was read is not what was written.
         """
-        from kcircuits.study.lenses.lenses import read_lenses  # imports this module's Run
+        from kcircuits.study.lenses.compute import compute_lenses  # imports this module's Run
+        from kcircuits.study.lenses.lenses import read_lenses
 
-        return read_lenses(self, refs, facts, by=by)
+        failures = compute_lenses(self, refs, fact_ids=facts, **options)
+        if failures:
+            raise next(iter(failures.values()))
+        return read_lenses(self, self.epochs if refs is None else refs, facts, by=by)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report of the run, one self-contained HTML page.

@@ -96,7 +96,11 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nonsense"], "unrecognized arguments: --nonsense", "see kcircuits --help"),
         (["manifest"], "the following arguments are required: VERB", "see kcircuits manifest"),
         (["manifest", "chek"], "invalid choice: 'chek'", "see kcircuits manifest --help"),
-        (["manifest", "show", "--jso"], "unrecognized arguments: --jso", "see kcircuits"),
+        (
+            ["manifest", "show", "--jso"],
+            "unrecognized arguments: --jso",
+            "see kcircuits manifest show --help",
+        ),
         (["manifest", "init"], "required: TRAIN_DIR", "see kcircuits manifest init --help"),
         (["boom", "--n-edges", "x"], "invalid int value: 'x'", "see kcircuits boom --help"),
         (["boom", "--n-edges", "3", "--fraction", "0.1"], "not allowed with", "see kcircuits boom"),

@@ -16,6 +16,7 @@ from kcircuits.analysis.roles import ROLES, head_roles
 from kcircuits.cli.main import main
 from kcircuits.core.bootstrap import bootstrap_mean
 from kcircuits.io.lens_files import lens_path, open_lens_file
+from kcircuits.study.lenses.lenses import read_lenses
 from kcircuits.study.lenses.page import lenses_page
 from tests.cli.test_evaluate_verb import write_model
 
@@ -225,7 +226,7 @@ def test_what_is_kept_is_not_computed_again(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("kcircuits.study.lenses.compute.load_scored", refuse)
+    monkeypatch.setattr("kcircuits.study.scored_checkpoint.load_scored", refuse)
     assert lens("--json")[0] == 0
     assert lens("last", "--facts", "half=even", "--json")[1]["facts"] == ["f0", "f2", "f4"]
 
@@ -248,7 +249,7 @@ def test_only_what_is_missing_is_computed(lens: Any, copied: Path) -> None:
     _, told = lens("--json", "--facts", "f1,f2", root=copied)
     assert told["facts"] == ["f1", "f2"]
     assert [file.stat().st_mtime_ns for file in others] == before
-    assert run.lenses().left_out == ("f0", "f3", "f4", "f5")
+    assert read_lenses(run).left_out == ("f0", "f3", "f4", "f5")
     held = open_lens_file(run.path, run.checkpoints[0].content_hash or "")
     assert held is not None
     assert [one.id for one in held.facts] == ["f1", "f2"]
@@ -256,7 +257,23 @@ def test_only_what_is_missing_is_computed(lens: Any, copied: Path) -> None:
     _, wanted = lens("--json")
     for row, want in zip(whole["lens"], wanted["lens"], strict=True):
         assert row["logprob"] == pytest.approx(want["logprob"], rel=1e-5)
-    assert run.lenses().left_out == ()
+    assert read_lenses(run).left_out == ()
+
+
+def test_a_run_computes_what_is_missing(lens: Any, copied: Path) -> None:
+    run, told = run_of(copied), []
+    path = lens_path(run.path, run.checkpoints[1].content_hash or "")
+    path.unlink()
+    found = run.lenses(by="half", progress=lambda *news: told.append(news))
+    assert path.exists()
+    assert (found.epochs, found.left_out) == (run.epochs, ())
+    assert told[-1] == (N_FACTS * N_PROMPTS, N_FACTS * N_PROMPTS, "ep1")
+    for row, want in zip(found.lens_rows, lens("--json", "--by", "half")[1]["lens"], strict=True):
+        assert row["logprob"] == pytest.approx(want["logprob"], rel=1e-5)
+    path.unlink()
+    (copied / "ep1" / "model.safetensors").unlink()
+    with pytest.raises(kc.KCircuitsError, match="ep1"):
+        run.lenses()
 
 
 @pytest.mark.parametrize("change", ["words", "span"])
@@ -268,9 +285,9 @@ def test_a_changed_fact_is_not_read(change: str, lens: Any, copied: Path) -> Non
     write_facts(copied, facts)
     manifest = str(copied / "checkpoints_manifest.yaml")
     assert main(["run", "--quiet", "--method", "eap", "--manifest", manifest]) == 0
-    assert run_of(copied).lenses().left_out == ("f2",)
+    assert read_lenses(run_of(copied)).left_out == ("f2",)
     with pytest.raises(kc.KCircuitsError, match="no fact has lenses at all of ep0, ep1, ep2"):
-        run_of(copied).lenses(facts=["f2"])
+        read_lenses(run_of(copied), fact_ids=["f2"])
     _, told = lens("--json", root=copied)
     _, before = lens("--json")
     assert told["left_out"] == []
@@ -298,9 +315,9 @@ def test_an_epoch_that_cannot_be_loaded_leaves_the_others(
     code, output = lens(root=copied)
     assert code == 8
     assert "1 of 3 epochs are missing (ep1 not computed)" in output.err
-    assert run_of(copied).lenses().epochs == ("ep0", "ep2")
+    assert read_lenses(run_of(copied)).epochs == ("ep0", "ep2")
     with pytest.raises(kc.KCircuitsError, match="epoch ep1 of run seen has no lenses yet"):
-        run_of(copied).lenses(["ep1"])
+        read_lenses(run_of(copied), ["ep1"])
 
 
 def test_another_checkpoint_under_the_same_name_is_refused(lens: Any, copied: Path) -> None:
@@ -316,10 +333,10 @@ def test_epochs_with_other_settings_do_not_mix(lens: Any, copied: Path) -> None:
     code, _ = lens("ep1", "--facts", "f0", "--relation", "span", root=copied)
     assert code == 0
     with pytest.raises(kc.KCircuitsError, match="computed with other settings: relation"):
-        run_of(copied).lenses()
-    assert run_of(copied).lenses(["ep1"]).settings["relation"] == "span"
+        read_lenses(run_of(copied))
+    assert read_lenses(run_of(copied), ["ep1"]).settings["relation"] == "span"
     assert lens(root=copied)[0] == 0  # computes that epoch anew
-    assert run_of(copied).lenses().settings["relation"] == "text"
+    assert read_lenses(run_of(copied)).settings["relation"] == "text"
 
 
 def test_text_says_what_the_numbers_are(lens: Any) -> None:
@@ -351,7 +368,7 @@ def test_html_writes_a_page(lens: Any, tmp_path: Path, study: Path) -> None:
         (("ep2..ep0",), 2, "runs backwards"),
         (("--facts", "nobody"), 2, "'nobody' is neither a fact nor a stratum"),
         (("--by", "colour"), 2, "no fact has a stratum 'colour'"),
-        (("--relation", "verb"), 2, "--relation is 'verb'; expected text or span"),
+        (("--relation", "verb"), 2, "relation is 'verb'; expected text or span"),
         (("--relation", "span"), 3, "fact 'f1', prompt 0: there is no relation_span"),
         (("--top", "-1"), 2, "--top is -1"),
         (("--memory", "much", "--relation", "span"), 2, "memory is 'much'"),

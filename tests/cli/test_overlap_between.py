@@ -96,6 +96,8 @@ def test_what_is_not_there_is_refused(call, tmp_path):
         call("--with", "edge-pruning")
     with pytest.raises(UsageError, match="holds no results"):
         call("--with", tmp_path)
+    with pytest.raises(UsageError, match="there is no folder"):
+        call("--with", "runs/nowhere")
     with pytest.raises(UsageError, match="means no checkpoint"):
         call("--facts-at", "ep7")
     with pytest.raises(IncomparableError):

@@ -140,7 +140,20 @@ def read_lenses(
     *,
     by: str | None = None,
 ) -> RunLenses:
-    """What ``kcircuits lens`` has computed; see ``Run.lenses``."""
+    """What has been computed, see ``compute_lenses``, and no more.
+
+    Args:
+        run: The run.
+        refs: References to epochs; default all that have lenses.
+        fact_ids: Which facts; default all. Those that an epoch lacks are left out.
+        by: Stratum key to group facts by.
+
+    Raises:
+        IncomparableError: An epoch that was named has no lenses, no fact has them at all epochs,
+            or they were computed with different settings.
+        UsageError: There is no such epoch, fact or stratum.
+        StoreCorruptError: What was read is not what was written.
+    """
     wanted = require_facts(run, fact_ids)
     files = _files(run, refs)
     present = [set(_holding(run, wanted, file)) for file in files.values()]

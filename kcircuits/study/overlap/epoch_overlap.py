@@ -32,7 +32,7 @@ from kcircuits.study.meaning import meaning_of, rows_are
 from kcircuits.study.overlap.epoch_steps import Against, EpochSteps
 from kcircuits.study.overlap.fact_pairs import FactPairs, PairOptions, read_pairs
 from kcircuits.study.overlap.tables import matrix_text, null_tables, pair_rows
-from kcircuits.study.strata import strata_of
+from kcircuits.study.strata import require_stratum, strata_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -113,6 +113,7 @@ class EpochOverlap:
             UsageError: There is no such epoch, fact, stratum or option.
             IncomparableError: There are no results, or cells do not compare.
         """
+        require_stratum(by, run.facts)
         chosen = resolve_epochs(run, epochs)
         n_facts = len(run.fact_ids if facts is None else facts)
 
@@ -159,7 +160,7 @@ class EpochOverlap:
         asked = PairOptions() if options is None else options
         stream = CheckedFacts(source(), epochs)
         fact_pairs = tuple(read_pairs(stream, asked, n_workers=n_workers))
-        strata_of([one.fact for one in fact_pairs], by)  # refuses a stratum that no fact has
+        require_stratum(by, [one.fact for one in fact_pairs])
         first = stream.first
         return cls(
             epochs=tuple(epochs),
@@ -316,7 +317,7 @@ class EpochOverlap:
         Raises:
             UsageError: No fact has the stratum.
         """
-        strata_of(self.facts, by)
+        require_stratum(by, self.facts)
         return replace(self, by=by)
 
     def matrix(self, field: str = "jaccard", stratum: str | None = None) -> np.ndarray:
