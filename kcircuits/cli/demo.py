@@ -79,6 +79,7 @@ def _content(demo: "Demo") -> dict[str, Any]:
         "methods": demo.method_rows,
         "diff": demo.diff.to_json()["rows"],
         "diff_page": str(demo.diff_page),
+        "track_page": str(demo.track_page),
         "report": str(demo.report),
     }
 
@@ -98,9 +99,16 @@ def _print_summary(demo: "Demo", seconds: float) -> None:
         print(styled(f"\nMethods, {last}", "bold") + "  (faithfulness on prompts kept apart)")
         print_table(list(demo.method_rows[0]), [list(row.values()) for row in demo.method_rows])
     print(styled(f"\nDone in {seconds / 60:.1f} minutes.", "bold") + " Open in a browser:")
-    print(f"  {printable(demo.report.resolve())}")
-    print(f"  {printable(demo.diff_page.resolve())}")
+    for page in (demo.report, demo.diff_page, demo.track_page):
+        print(f"  {printable(page.resolve())}")
     print("Ask it more:")
-    print(f"  kcircuits diff {start} {stop} --manifest {printable(demo.manifest.path)}")
-    print(f"  kcircuits evaluate {stop} --manifest {printable(demo.manifest.path)}")
-    print(f"  kcircuits status --manifest {printable(demo.manifest.path)}")
+    known = next((cell.fact_id for cell in demo.run.cells(stop) if cell.is_known), None)
+    print(f"  cd {printable(demo.manifest.path and demo.manifest.path.parent)}")
+    print(f"  kcircuits diff {start} {stop}")
+    print("  kcircuits overlap --against first")
+    print("  kcircuits track --by knowledge")
+    print(f"  kcircuits inspect {printable(known or demo.run.fact_ids[0])}")
+    print("  kcircuits lens")
+    print(f"  kcircuits transfer --from first,{start},{stop} --to first,{start},{stop}")
+    print("  kcircuits link")
+    print(f"  kcircuits evaluate {stop}")

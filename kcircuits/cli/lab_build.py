@@ -26,13 +26,13 @@ def add_parser(verbs: Any) -> None:
     )
     build.add_argument(
         "--preset",
-        metavar="smoke|small|study",
+        metavar="smoke|small|study|circuits",
         help="base model and training (default: the one named like the spec, else small)",
     )
     build.add_argument(
         "--spec",
         metavar="NAME|FILE.yaml",
-        help="the benchmark: smoke, small, study or a file (default: the preset's)",
+        help="the benchmark: smoke, small, study, circuits or a file (default: the preset's)",
     )
     build.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     build.add_argument("--model", metavar="MODEL", help="another base model: name, folder, Hub id")

@@ -1,4 +1,4 @@
-"""The whole study in one folder: benchmark, training, sweep, pruning, difference, report.
+"""The whole study in one folder: benchmark, training, sweep, pruning, difference, track, report.
 
 Each step finds what an earlier call left and goes on from there, so a killed demo is started
 again with the same command.
@@ -24,6 +24,7 @@ from kcircuits.study.circuits.runs import run_folder, sweep_all
 from kcircuits.study.diff.diff import Diff
 from kcircuits.study.diff.page import diff_page
 from kcircuits.study.run import Run, open_run
+from kcircuits.study.track.page import track_page
 from kcircuits.sweep.local import run_local
 from kcircuits.sweep.model_compute import ModelCompute
 from kcircuits.sweep.request import Request, make_settings
@@ -53,6 +54,7 @@ class Demo:
         diff: The epoch in the middle of training against the last one.
         report: The page of the run.
         diff_page: The page of the difference.
+        track_page: The page of the circuits from epoch to epoch.
     """
 
     manifest: Manifest
@@ -61,6 +63,7 @@ class Demo:
     diff: Diff
     report: Path
     diff_page: Path
+    track_page: Path
 
     @property
     def method_rows(self) -> list[dict[str, Any]]:
@@ -171,8 +174,17 @@ def run_demo(
     # A fact's circuit means something where the fact is known: by the middle of training.
     middle, last = run.epochs[len(run.epochs) // 2], run.epochs[-1]
     diff = run.diff(middle, last, by=STRATUM)
-    page = run.path / "figures" / f"diff-{middle}-{last}.html"
-    write_atomic(page, diff_page(diff))
+    figures = run.path / "figures"
+    diff_file, track_file = figures / f"diff-{middle}-{last}.html", figures / "track.html"
+    write_atomic(diff_file, diff_page(diff))
+    write_atomic(track_file, track_page(run.track(by=STRATUM)))
     say("the report")
-    report = run.report()
-    return Demo(manifest=manifest, run=run, pruned=pruned, diff=diff, report=report, diff_page=page)
+    return Demo(
+        manifest=manifest,
+        run=run,
+        pruned=pruned,
+        diff=diff,
+        report=run.report(),
+        diff_page=diff_file,
+        track_page=track_file,
+    )

@@ -1,12 +1,15 @@
 """Controls pass on a run whose model knows its facts, and fail where what they expect is not so."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from kcircuits.analysis.overlap.permutation import renumber_heads
+from kcircuits.analysis.overlap.verdict import Verdict
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.errors import IncomparableError, NonFiniteError, UsageError
 from kcircuits.lab.ground_truth import WeightsModel
@@ -90,15 +93,37 @@ def test_stored_scores_of_another_model_are_seen(bench, monkeypatch):
     assert check.reason == "the run was computed with another torch"
 
 
-def test_alarms_between_prompts_of_one_checkpoint_fail():
-    row = {"changed": 2, "tested": 20, "verdict": "no-change"}
-    quiet = {"changed": 0, "tested": 20, "verdict": "no-change"}
-    loud = {"changed": 0, "tested": 20, "verdict": "changed"}
-    assert same_checkpoint.halves_check([row, quiet], "").verdict == "passed"
-    assert same_checkpoint.halves_check([row, row], "").verdict == "failed"
-    assert same_checkpoint.halves_check([quiet, loud], "").verdict == "passed"
-    assert same_checkpoint.halves_check([loud, loud], "").verdict == "failed"
-    assert same_checkpoint.halves_check([loud, loud], "too few").verdict == "cannot-tell"
+def alarmed(share: float, *, n_facts: int = 20, all_together: str = "no-change") -> Any:
+    """A diff that calls a share of its facts changed, always the same ones."""
+    words = ["changed" if i < share * n_facts else "no-change" for i in range(n_facts)]
+    return SimpleNamespace(
+        n_prompts=8,
+        rows=[{"verdict": all_together}],
+        fact_diffs=[
+            SimpleNamespace(
+                fact=SimpleNamespace(subject=str(i)),
+                verdict=Verdict(word=word, reason="", high=0.1),
+            )
+            for i, word in enumerate(words)
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("diffs", "verdict"),
+    [
+        ([alarmed(0.1), alarmed(0)], "passed"),  # 1 of 20
+        ([alarmed(0.1), alarmed(0.1)], "cannot-tell"),  # 2 of 20: as well by chance
+        ([alarmed(0.1, n_facts=200)] * 2, "failed"),
+        ([alarmed(0.6), alarmed(0.6)], "failed"),
+        ([alarmed(0), alarmed(0, all_together="changed")], "passed"),
+        ([alarmed(0, all_together="changed")] * 2, "failed"),
+        ([alarmed(0.6, n_facts=8)] * 2, "cannot-tell"),  # no interval of so few entities
+        ([], "cannot-tell"),
+    ],
+)
+def test_alarms_between_prompts_of_one_checkpoint(diffs, verdict):
+    assert same_checkpoint.halves_check(diffs).verdict == verdict
 
 
 def test_halves_that_differ_are_called_changed(bench):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -126,7 +127,7 @@ def circuit_mask(cell: Any) -> np.ndarray:
 
 
 def test_pages_are_written(demo: dict[str, Any]) -> None:
-    for name in ("report", "diff_page"):
+    for name in ("report", "diff_page", "track_page"):
         page = Path(demo["printed"][name]).read_text(encoding="utf-8")
         assert "default-src 'none'" in page
 
@@ -139,6 +140,20 @@ def test_verbs_read_the_results(demo: dict[str, Any], capsys: pytest.CaptureFixt
     assert diff["rows"][0]["stratum"] == "all"
     for verb in (["manifest", "check", manifest], ["status", "--manifest", manifest]):
         assert main(verb) == 0
+
+
+def test_the_commands_of_the_readme_run(
+    demo: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word for word, but that this training is shorter than that of the README by an epoch."""
+    block = (ROOT / "README.md").read_text(encoding="utf-8").split("## Then")[1].split("```")[1]
+    commands = [shlex.split(line, comments=True) for line in block.strip().splitlines()]
+    assert commands.pop(0)[0] == "cd"
+    monkeypatch.chdir(demo["out"])
+    for program, verb, *words in commands:
+        assert program == "kcircuits"
+        args = [verb, *(word.replace("ep7", "ep6") for word in words), "--quiet"]
+        assert main(args) == 0, (args, capsys.readouterr())
 
 
 def test_the_notebook_runs_from_top_to_bottom(

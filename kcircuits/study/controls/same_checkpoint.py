@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Int
 
 from kcircuits.analysis.overlap.halves import half_members, split_halves
+from kcircuits.analysis.overlap.jackknife import Interval, jackknife_ratio
 from kcircuits.analysis.overlap.verdict import IDENTICAL
 from kcircuits.core.cell import Cell
 from kcircuits.study.controls.bench import Bench
 from kcircuits.study.controls.control import Check, Outcome, count_verdicts
+from kcircuits.study.diff.diff import Diff
 from kcircuits.sweep.cells import AGREEMENT, disagreement
 
 # Of the facts, over all ways to halve the prompts; and of these ways, for all facts together.
@@ -88,12 +90,12 @@ def _halves_check(bench: Bench) -> tuple[Check, list[dict[str, Any]]]:
     stored = bench.stored()
     n_prompts = min(len(cell.prompt_idx) for cell in stored)
     rows: list[dict[str, Any]] = []
-    obstacle = "" if n_prompts > 1 else "one prompt has no halves"
+    diffs: list[Diff] = []
     for halves in zip(*half_members(split_halves(n_prompts)), strict=True):
         size = min(map(len, halves))
-        diff = bench.diff(*(with_prompts(stored, half[:size]) for half in halves))
-        n_changed, n_tested, obstacle = count_verdicts(diff)
-        (row,) = diff.rows
+        diffs.append(bench.diff(*(with_prompts(stored, half[:size]) for half in halves)))
+        n_changed, n_tested, _ = count_verdicts(diffs[-1])
+        (row,) = diffs[-1].rows
         rows.append(
             {
                 "prompts": (halves[0].tolist(), halves[1].tolist()),
@@ -103,26 +105,44 @@ def _halves_check(bench: Bench) -> tuple[Check, list[dict[str, Any]]]:
                 "verdict": row["verdict"],
             }
         )
-    return halves_check(rows, obstacle), rows
+    return halves_check(diffs), rows
 
 
-def halves_check(rows: Sequence[dict[str, Any]], obstacle: str) -> Check:
+def halves_check(diffs: Sequence[Diff]) -> Check:
     """That few facts and splits are called changed where nothing is.
 
+    A few facts in seven splits do not tell a rate to a percent, so its interval over entities has
+    to lie above the limit before the check fails.
+
     Args:
-        rows: Of each split: facts ``changed`` and ``tested``, and the ``verdict`` over all.
-        obstacle: Why the facts cannot be tested; empty where they can.
+        diffs: Of each split of the prompts, one half against the other.
     """
-    n_changed, n_tested = (sum(row[name] for row in rows) for name in ("changed", "tested"))
-    n_splits = sum(row["verdict"] == "changed" for row in rows)
-    is_quiet = n_changed <= MAX_ALARMS * n_tested and n_splits <= MAX_SPLITS_ALARMED
+    counts = [count_verdicts(diff) for diff in diffs]
+    obstacle = counts[-1][2] if diffs else "one prompt has no halves"
+    n_changed, n_tested = (sum(count[i] for count in counts) for i in (0, 1))
+    n_splits = sum(diff.rows[0]["verdict"] == "changed" for diff in diffs)
+    is_met: bool | None = n_changed <= MAX_ALARMS * n_tested and n_splits <= MAX_SPLITS_ALARMED
+    if not is_met and n_splits <= MAX_SPLITS_ALARMED and not _alarm_rate(diffs).low > MAX_ALARMS:
+        is_met, obstacle = None, obstacle or "too few facts to tell their rate from the limit"
     return Check(
         expected=f"other prompts are no change: at most {MAX_ALARMS:.0%} of the tests of facts and "
-        f"{MAX_SPLITS_ALARMED} of {len(rows)} tests of all together say changed",
+        f"{MAX_SPLITS_ALARMED} of {len(diffs)} tests of all together say changed",
         measured=f"{n_changed} of {n_tested} of facts, {n_splits} of all together",
-        is_met=None if obstacle else is_quiet,
+        is_met=None if obstacle else is_met,
         reason=obstacle,
     )
+
+
+def _alarm_rate(diffs: Sequence[Diff]) -> Interval:
+    """Share of the tests of facts that say changed; the interval is over entities."""
+    tests = [
+        (one.fact.subject, one.verdict.word)
+        for diff in diffs
+        for one in diff.fact_diffs
+        if np.isfinite(one.verdict.high)
+    ]
+    quiet = np.array([word != "changed" for _, word in tests], dtype=float)
+    return jackknife_ratio(quiet, np.ones(len(tests)), np.array([entity for entity, _ in tests]))
 
 
 def with_prompts(cells: Sequence[Cell], half: Int[np.ndarray, " prompt"]) -> list[Cell]:
