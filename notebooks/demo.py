@@ -106,10 +106,17 @@ for cell in run.cells(last)[:8]:
 # %%
 middle = run.epochs[len(run.epochs) // 2]
 diff = run.diff(middle, last, by="frequency")
+
+
+def text(value):
+    return "-" if value is None else f"{value:.2f}"
+
+
 for row in diff.rows:
     print(
-        f"{row['stratum']:>8}: Jaccard {row['jaccard']}, ceiling {row['ceiling']}, "
-        f"chance {row['chance']}, turnover {row['turnover']} -> {row['verdict']} ({row['reason']})"
+        f"{row['stratum']:>8}: Jaccard {text(row['jaccard'])}, ceiling {text(row['ceiling'])}, "
+        f"chance {text(row['chance'])}, turnover {text(row['turnover'])} -> {row['verdict']} "
+        f"({row['reason']})"
     )
 
 # %%
@@ -128,6 +135,81 @@ compared = [row["fact"] for row in diff.fact_rows]
 graph = diff.graph(compared[-1])
 print(graph)
 Counter(data["status"] for _, _, data in graph.edges(data=True))
+
+# %% [markdown]
+# ## All epochs at once
+# The same for every pair of epochs. The diagonal is the noise ceiling: how alike circuits of other
+# prompts are at *one* epoch. Turnover takes that out.
+
+# %%
+overlap = run.overlap()
+overlap.plot()
+
+# %%
+overlap.plot("turnover")
+
+
+# %%
+for row in overlap.previous.rows:
+    print(
+        f"{row['from']} -> {row['to']}: {row['facts']:3} facts, turnover {text(row['turnover'])} "
+        f"-> {row['verdict']} ({row['reason']})"
+    )
+
+# %% [markdown]
+# ## Circuits from epoch to epoch
+# Which edges are born and die, beside what swapped epoch labels give; how long they live; how deep
+# circuits lie. An edge counts where both halves of the prompts agree.
+
+# %%
+track = run.track(by="knowledge")
+for row in track.rows:
+    if row["compared"]:
+        print(
+            f"{row['stratum']:>12}, to {row['epoch']}: born {text(row['births'])} "
+            f"(noise {text(row['births_swapped'])}), died {text(row['deaths'])} "
+            f"(noise {text(row['deaths_swapped'])}), mean layer of senders {text(row['depth'])}"
+        )
+
+# %%
+track.plot()
+
+# %% [markdown]
+# Every fact's history is a graph as well: when an edge was first and last seen, how long it lived,
+# and its score at every epoch.
+
+# %%
+history = track.graph(compared[-1])
+sender, receiver, data = max(history.edges(data=True), key=lambda edge: edge[2]["lifetime"])
+print(sender, "->", receiver, data)
+
+# %% [markdown]
+# ## All about one fact
+
+# %%
+inspected = run.inspect(compared[-1])
+inspected.plot()
+
+# %% [markdown]
+# ## Whose circuit is it?
+# Circuits of different facts at the last epoch: are those of one relation more alike than others?
+# 1 is as alike as the halves of one fact, 0 is chance.
+
+# %%
+between = run.fact_overlap(last)
+for row in between.rows:
+    print(f"{row['group']} {row['stratum'] or ''}: {row['pairs']} pairs, {text(row['shared'])}")
+between.plot()
+
+# %% [markdown]
+# ## Does turnover precede forgetting?
+# Facts known at both ends of a step: did the circuits of those that are forgotten in the next step
+# turn over more? A short training forgets too few facts to tell, and says so.
+
+# %%
+found = kc.link([run])
+for row in found.rows:
+    print(f"AUROC {text(row['auroc'])}, p {text(row['p'])}: {row['verdict']} ({row['reason']})")
 
 # %% [markdown]
 # ## The same numbers from the model
@@ -150,6 +232,39 @@ scores.top_edges(known, 8)
 
 # %%
 assert abs(result.metric[0] - stored.values["metric"]) < 1e-3
+
+# %% [markdown]
+# ## What heads do, and where they read it
+# What each head adds to the answer's logit, by the positions that it reads: a *mover* reads the
+# subject, a *relation* head the rest of the prompt. The logit lens gives the answer as each layer
+# would. Numbers that are not in the run folder yet are computed.
+
+# %%
+lenses = run.lenses([middle, last])
+for row in lenses.role_rows:
+    print(
+        f"{row['epoch']}: {text(row['heads'])} heads a fact are {row['role']}, "
+        f"{text(row['replicated'])} of them in other prompts too (chance {text(row['chance'])})"
+    )
+
+# %%
+lenses.plot()
+
+# %% [markdown]
+# ## Circuits of one epoch on the weights of another
+# If the circuit of a fact stays where it is, that of an earlier epoch works as well later on.
+
+# %%
+transfer = run.transfer(sources=[middle, last], targets=[middle, last])
+for row in transfer.rows:
+    if row["set"] == "mean of ratios":
+        print(
+            f"circuits of {row['from']} on {row['to']}: faithfulness {text(row['faithfulness'])}, "
+            f"its own {text(row['own'])}, random {text(row['random'])}"
+        )
+
+# %%
+transfer.plot()
 
 # %% [markdown]
 # ## Another way to the circuit: edge pruning
