@@ -13,6 +13,7 @@ from kcircuits.errors import IncomparableError
 from kcircuits.study.fact_cells import FactCells
 from kcircuits.study.meaning import meaning_of
 from kcircuits.study.overlap.epoch_overlap import EpochOverlap
+from kcircuits.study.overlap.read import overlap_facts
 from kcircuits.study.run import Run
 
 Row = dict[str, Any]
@@ -79,9 +80,7 @@ def epoch_overlap(results: Results) -> EpochOverlap:
         for fact, line in zip(results.run.facts, results.grid, strict=True)
         if any(line)
     ]
-    return EpochOverlap.from_facts(
-        lambda: facts, epochs=results.epochs, fraction=results.run.fraction
-    )
+    return overlap_facts(lambda: facts, epochs=results.epochs, fraction=results.run.fraction)
 
 
 def facts_by_stratum(facts: Sequence[Fact]) -> dict[str, dict[str, str]]:

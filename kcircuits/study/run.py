@@ -287,17 +287,15 @@ class Run:
             level: Compare edges or nodes.
             epochs: References to epochs; default all that have results.
             facts: Which facts; default all.
-            options: As in ``EpochOverlap.from_run``: ``measures``, ``n_prompt_draws``, ...
+            options: As in ``study.overlap.read.overlap_run``: ``measures``, ``n_prompt_draws``, ...
 
         Raises:
             IncomparableError: There are no results, or cells do not compare.
             UsageError: There is no such epoch, fact, stratum or option.
         """
-        from kcircuits.study.overlap.epoch_overlap import EpochOverlap  # imports this module
+        from kcircuits.study.overlap.read import overlap_run  # imports this module's Run
 
-        return EpochOverlap.from_run(
-            self, by=by, level=level, epochs=epochs, facts=facts, **options
-        )
+        return overlap_run(self, by=by, level=level, epochs=epochs, facts=facts, **options)
 
     def track(
         self,

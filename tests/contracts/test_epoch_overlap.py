@@ -12,9 +12,9 @@ from kcircuits.analysis.overlap.swap_test import holm
 from kcircuits.core.topology import Topology
 from kcircuits.errors import IncomparableError, UsageError
 from kcircuits.study.fact_cells import stream_facts
-from kcircuits.study.overlap.epoch_overlap import EpochOverlap
 from kcircuits.study.overlap.epoch_steps import step_pairs
 from kcircuits.study.overlap.fact_pairs import PairOptions
+from kcircuits.study.overlap.read import overlap_facts, overlap_run
 from kcircuits.study.run import open_run
 
 TOPOLOGY = Topology(n_layers=6, n_heads=4)
@@ -128,7 +128,7 @@ def test_few_facts_are_held_at_once(run, n_workers, most):
             counts.append(sum(fact() is not None for fact in facts))
             yield one
 
-    overlap = EpochOverlap.from_run(run, progress=watched, n_workers=n_workers)
+    overlap = overlap_run(run, progress=watched, n_workers=n_workers)
     assert len(counts) == 24
     assert max(counts) <= most
     assert all(one.halves is None for one in overlap.fact_pairs)
@@ -180,7 +180,7 @@ def test_a_missing_result_leaves_its_fact_out_of_its_pairs(run, overlap):
         replace(one, cells=(*one.cells[:2], None, one.cells[3])) if i in (0, 1) else one
         for i, one in enumerate(stream_facts(run, EPOCHS))
     ]
-    part = EpochOverlap.from_facts(lambda: facts, epochs=EPOCHS)
+    part = overlap_facts(lambda: facts, epochs=EPOCHS)
     counts = part.matrix("facts")
     assert counts[2, 2] == overlap.matrix("facts")[2, 2] - 2
     assert counts[0, 3] == overlap.matrix("facts")[0, 3]
@@ -203,7 +203,7 @@ def test_what_cannot_be_compared_is_refused(run):
         facts = list(stream_facts(run, EPOCHS))
         cell = replace(facts[5].cells[1], **changes)
         facts[5] = replace(facts[5], cells=(facts[5].cells[0], cell, *facts[5].cells[2:]))
-        return EpochOverlap.from_facts(lambda: facts, epochs=EPOCHS)
+        return overlap_facts(lambda: facts, epochs=EPOCHS)
 
     with pytest.raises(IncomparableError, match="budget is 40 in one cell and 41 in another"):
         altered(n_edges=41)
@@ -212,7 +212,7 @@ def test_what_cannot_be_compared_is_refused(run):
     with pytest.raises(IncomparableError, match="epoch 'ep1' has cells of two checkpoints"):
         altered(checkpoint="f" * 64)
     with pytest.raises(IncomparableError, match="no fact has a result at ep0"):
-        EpochOverlap.from_facts(list, epochs=("ep0",))
+        overlap_facts(list, epochs=("ep0",))
 
 
 def test_what_cannot_be_meant_is_refused(run, overlap):

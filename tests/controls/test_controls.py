@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kcircuits.analysis.overlap.permutation import renumber_heads
-from kcircuits.analysis.overlap.verdict import Verdict
+from kcircuits.analysis.overlap.verdict import Verdict, Word
 from kcircuits.core.manifest import Checkpoint
 from kcircuits.errors import IncomparableError, NonFiniteError, UsageError
 from kcircuits.lab.ground_truth import WeightsModel
@@ -95,7 +95,7 @@ def test_stored_scores_of_another_model_are_seen(bench, monkeypatch):
 
 def alarmed(share: float, *, n_facts: int = 20, all_together: str = "no-change") -> Any:
     """A diff that calls a share of its facts changed, always the same ones."""
-    words = ["changed" if i < share * n_facts else "no-change" for i in range(n_facts)]
+    words: list[Word] = ["changed" if i < share * n_facts else "no-change" for i in range(n_facts)]
     return SimpleNamespace(
         n_prompts=8,
         rows=[{"verdict": all_together}],

@@ -1,12 +1,12 @@
 """How alike the circuits of a run are between all pairs of its epochs.
 
-``EpochOverlap.from_run`` reads the run fact by fact and keeps of each fact the tables
-[measure, epoch, epoch] only; means, turnover and intervals over facts are worked out from these.
+Of each fact only its tables [measure, epoch, epoch] are kept; means, turnover and intervals over
+facts are worked out from these.
 Facts not known at both epochs of a pair stay out of it and are counted, as in a diff. Verdicts are
 those of the steps ``previous``, ``first`` and ``last``, which read the run again.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,18 +26,15 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.score_meaning import ScoreMeaning
 from kcircuits.core.topology import Topology
 from kcircuits.errors import UsageError
-from kcircuits.study.checked_facts import CheckedFacts
-from kcircuits.study.fact_cells import FactCells, resolve_epochs, stream_facts
-from kcircuits.study.meaning import meaning_of, rows_are
+from kcircuits.study.fact_cells import FactCells
 from kcircuits.study.overlap.epoch_steps import Against, EpochSteps
-from kcircuits.study.overlap.fact_pairs import FactPairs, PairOptions, read_pairs
+from kcircuits.study.overlap.fact_pairs import FactPairs, PairOptions
 from kcircuits.study.overlap.tables import matrix_text, null_tables, pair_rows
 from kcircuits.study.strata import require_stratum, strata_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from kcircuits.study.run import Run
 
 Row = dict[str, Any]
 Source = Callable[[], Iterable[FactCells]]
@@ -45,7 +42,7 @@ Source = Callable[[], Iterable[FactCells]]
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EpochOverlap:
-    """Overlap between all pairs of epochs; see ``from_run``.
+    """Overlap between all pairs of epochs; made by ``overlap_run``.
 
     Attributes:
         epochs: Ids of the epochs, in training order.
@@ -80,105 +77,6 @@ class EpochOverlap:
     by: str | None = None
     seed: int = 0
     source: Source = field(repr=False)
-
-    @classmethod
-    def from_run(
-        cls,
-        run: "Run",
-        *,
-        by: str | None = None,
-        level: Level = "edge",
-        epochs: Sequence[str] | None = None,
-        facts: Sequence[str] | None = None,
-        progress: Callable[[Iterable[FactCells], int], Iterable[FactCells]] | None = None,
-        n_workers: int | None = None,
-        seed: int = 0,
-        **options: Any,
-    ) -> "EpochOverlap":
-        """Reads a run.
-
-        Args:
-            run: The run.
-            by: Stratum key (or ``relation``) to group facts by.
-            level: Compare edges or nodes.
-            epochs: References to epochs; default all that have results.
-            facts: Ids of facts; default all.
-            progress: Wraps the stream of facts, whose number it is told.
-            n_workers: Threads; the results do not depend on it.
-            seed: Of the resamples.
-            options: Of ``PairOptions``: ``measures``, ``pruned``, ``degree``, ``n_prompt_draws``,
-                ``swaps``.
-
-        Raises:
-            UsageError: There is no such epoch, fact, stratum or option.
-            IncomparableError: There are no results, or cells do not compare.
-        """
-        require_stratum(by, run.facts)
-        chosen = resolve_epochs(run, epochs)
-        n_facts = len(run.fact_ids if facts is None else facts)
-
-        def source() -> Iterable[FactCells]:
-            stream = stream_facts(run, chosen, facts)
-            return stream if progress is None else progress(stream, n_facts)
-
-        return cls.from_facts(
-            source,
-            epochs=chosen,
-            by=by,
-            options=PairOptions.of(level=level, **options),
-            fraction=run.fraction,
-            unverified=[c.id for c in run.checkpoints if c.id in chosen and not c.is_verified],
-            n_workers=n_workers,
-            seed=seed,
-        )
-
-    @classmethod
-    def from_facts(
-        cls,
-        source: Source,
-        *,
-        epochs: Sequence[str],
-        by: str | None = None,
-        options: PairOptions | None = None,
-        fraction: float | None = None,
-        unverified: Sequence[str] = (),
-        n_workers: int | None = None,
-        seed: int = 0,
-    ) -> "EpochOverlap":
-        """The same from facts with their cells.
-
-        Args:
-            source: Gives the facts, one after the other, each time that it is called.
-            epochs: Names of the epochs of their cells.
-            by: As in ``from_run``.
-            options: What to work out of each fact.
-            fraction: The budget as it was asked for; None works it out from the count.
-            unverified: Epochs whose checkpoint declares no hash.
-            n_workers: As in ``from_run``.
-            seed: As in ``from_run``.
-        """
-        asked = PairOptions() if options is None else options
-        stream = CheckedFacts(source(), epochs)
-        fact_pairs = tuple(read_pairs(stream, asked, n_workers=n_workers))
-        require_stratum(by, [one.fact for one in fact_pairs])
-        first = stream.first
-        return cls(
-            epochs=tuple(epochs),
-            hashes=stream.hashes(),
-            unverified=tuple(unverified),
-            method=first.provenance.method,
-            params=first.provenance.params,
-            meaning=meaning_of(first.provenance),
-            rows_are=rows_are(first.provenance),
-            n_edges=first.n_edges,
-            fraction=first.n_edges / first.topology.n_edges if fraction is None else fraction,
-            topology=first.topology,
-            options=asked,
-            fact_pairs=fact_pairs,
-            by=by,
-            seed=seed,
-            source=source,
-        )
 
     def __getitem__(self, fact_id: str) -> FactPairs:
         for one in self.fact_pairs:
