@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kcircuits.analysis.overlap.between_facts import FactPairs, pool_pairs
-from kcircuits.analysis.overlap.clusters import adjusted_rand, find_clusters
+from kcircuits.analysis.overlap.clusters import find_clusters
 from kcircuits.analysis.overlap.contrast import contrast
 from kcircuits.analysis.overlap.corrected import Items
 from kcircuits.analysis.overlap.fact_halves import (
@@ -17,6 +17,7 @@ from kcircuits.analysis.overlap.fact_halves import (
     halves_of,
     quarters_of,
 )
+from kcircuits.analysis.overlap.rand_index import adjusted_rand
 
 N_TOTAL, N_EDGES, N_FACTS, N_PROMPTS = 2_000, 100, 40, 8
 ITEMS = Items(block=np.zeros(N_TOTAL, dtype=int), block_sizes=np.array([N_TOTAL]))

@@ -1,14 +1,7 @@
 """Groups of facts with like circuits, and whether they are there at all.
 
-Average linkage on the distance d_ij = 1 - k_ij / c_ij: 0 for facts that share one circuit, 1 for
-facts that share what chance gives. Noise makes some distances negative; they are not clipped,
-which would bias averages upwards. Average linkage does not mind: a constant added to all
-distances is added to all heights, so it runs on distances made positive and the constant is taken
-off again.
-
-A tree cut into two often gives one fact and all the others, which says something of that fact and
-nothing of groups. So a *cluster* has three facts at least; a cut into n clusters is the coarsest
-that has n of them, and the facts of smaller ones stand alone.
+The tree (``trees``) is grown on the distance d_ij = 1 - k_ij / c_ij: 0 for facts that share one
+circuit, 1 for facts that share what chance gives.
 
 A tree can be cut anywhere, also one that grew from noise. So the discovery prompts are split into
 two sets, each of which gives a tree of its own from its two halves: two clusterings that share no
@@ -22,8 +15,7 @@ the clusters are from one set of prompts and the overlaps from the other (*separ
 clusters where p <= .05, stability >= .5 and separation > .05, the margin of ``contrast``; else none
 beyond noise, whatever the tree looks like.
 
-Source: adjusted Rand index: Hubert and Arabie 1985; stability over splits of the data: Lange et al.
-2004; average linkage: Sokal and Michener 1958.
+Source: stability over splits of the data: Lange et al. 2004.
 """
 
 from collections.abc import Sequence
@@ -31,13 +23,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from kcircuits.analysis.overlap.between_facts import FactPairs, ceilings
 from kcircuits.analysis.overlap.contrast import MORE_ALIKE
 from kcircuits.analysis.overlap.corrected import Items
 from kcircuits.analysis.overlap.fact_halves import FactHalves, cross_overlaps
+from kcircuits.analysis.overlap.rand_index import N_PERMUTATIONS, stability_test
 from kcircuits.analysis.overlap.swap_test import ALPHA
+from kcircuits.analysis.overlap.trees import MIN_SIZE, cut, leaf_order, tree
 from kcircuits.analysis.overlap.turnover import MIN_CEILING
 
 Word = Literal["clusters", "no-clusters", "undetermined"]
@@ -47,9 +41,6 @@ MIN_PROMPTS = 4  # two sets of two halves
 MIN_STABILITY = 0.5
 TIE = 0.02  # where a coarser cut is as stable, both are real: the finer one says more
 MAX_CLUSTERS = 20
-MIN_SIZE = 3  # facts of a cluster
-N_PERMUTATIONS = 499
-ORDERED_UP_TO = 200  # facts; finding the best order of the leaves takes their number cubed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +76,6 @@ class Clusters:
     def n_clusters(self) -> int:
         """Number of clusters; 0 where there are none."""
         return int(self.labels.max(initial=-1)) + 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """Adjusted Rand index of clusters with labels, and p by exchanging labels."""
-
-    rand: float
-    p: float
 
 
 def clusterable(pairs: FactPairs) -> Int[np.ndarray, " clustered"]:
@@ -171,125 +154,6 @@ def find_clusters(
     return Clusters(word="clusters", reason=told, labels=labels, **common)
 
 
-def tree(distance: Float[np.ndarray, "fact fact"]) -> Float[np.ndarray, "merge 4"]:
-    """Average linkage; distances may be negative."""
-    from scipy.cluster.hierarchy import linkage  # costs what a small verb may take
-
-    flat = distance[np.triu_indices(len(distance), 1)]
-    lowest = min(float(flat.min()), 0.0)
-    merges = linkage(flat - lowest, "average")
-    merges[:, 2] += lowest
-    return merges
-
-
-def leaf_order(
-    merges: Float[np.ndarray, "merge 4"], distance: Float[np.ndarray, "fact fact"]
-) -> Int[np.ndarray, " fact"]:
-    """Facts along the tree, like ones side by side where there are few enough to try."""
-    from scipy.cluster.hierarchy import leaves_list, optimal_leaf_ordering
-
-    positive = merges.copy()
-    lowest = min(float(distance.min()), 0.0)
-    positive[:, 2] -= lowest
-    if len(distance) <= ORDERED_UP_TO:
-        flat = distance[np.triu_indices(len(distance), 1)]
-        positive = optimal_leaf_ordering(positive, flat - lowest)
-    return leaves_list(positive)
-
-
-def cut(merges: Float[np.ndarray, "merge 4"], most: int) -> Int[np.ndarray, "tried fact"]:
-    """Clusters of each fact where the tree is cut into 2, 3, ... ``most``; -1 stands alone.
-
-    All stand alone in a cut into more clusters than the tree has. Clusters are named by size, 0
-    the largest; of equal ones the one whose first fact comes first.
-    """
-    from scipy.cluster.hierarchy import cut_tree
-
-    positive = merges.copy()
-    positive[:, 2] -= min(float(merges[:, 2].min()), 0.0)
-    parts = [_large(labels) for labels in cut_tree(positive).T[::-1]]  # coarsest first
-    counts = np.array([labels.max() + 1 for labels in parts])
-    nothing = np.full(len(merges) + 1, -1)
-    return np.stack(
-        [
-            parts[int((counts == n).argmax())] if (counts == n).any() else nothing
-            for n in range(2, most + 1)
-        ]
-    )
-
-
-def stability_test(
-    first: Int[np.ndarray, "split tried fact"],
-    second: Int[np.ndarray, "split tried fact"],
-    *,
-    n_permutations: int = N_PERMUTATIONS,
-    seed: int = 0,
-) -> tuple[Float[np.ndarray, " tried"], float]:
-    """Agreement at each number of clusters, and p of the largest.
-
-    Args:
-        first: Clusters from the first half of the prompts under each split.
-        second: From the second half.
-        n_permutations: How often the facts of the second are exchanged, in all splits alike.
-        seed: Of the permutations.
-    """
-    n_facts = first.shape[2]
-    rng = np.random.default_rng(seed)
-    orders = rng.permuted(np.tile(np.arange(n_facts), (n_permutations, 1)), axis=1)
-    orders = np.vstack([np.arange(n_facts), orders])
-    agreement = np.zeros((len(orders), first.shape[1]))
-    for one, other in zip(first, second, strict=True):
-        for column, (x, y) in enumerate(zip(one, other, strict=True)):
-            agreement[:, column] += adjusted_rand(x, y[orders])
-    largest = agreement.max(1)
-    return agreement[0] / len(first), float(np.mean(largest >= largest[0] - 1e-12))
-
-
-def adjusted_rand(
-    x: Int[np.ndarray, " fact"], y: Int[np.ndarray, "labelling fact"]
-) -> Float[np.ndarray, " labelling"]:
-    """Adjusted Rand index of one grouping with others: 1 equal, 0 as by chance.
-
-    0 also where neither has two facts in a group, or both have all facts in one: no other
-    grouping of that kind is possible, so there is nothing to agree on.
-
-    Args:
-        x: Group of each fact, from 0; -1 for a fact that is a group of its own.
-        y: Groups of each fact, likewise, one grouping a row.
-    """
-    n_x, n_y, n_facts = int(x.max()) + 2, int(y.max()) + 2, len(x)  # the last: alone
-    cells = (np.arange(len(y))[:, None] * n_x + x % n_x) * n_y + y % n_y
-    table = np.bincount(cells.ravel(), minlength=len(y) * n_x * n_y).reshape(len(y), n_x, n_y)
-
-    def n_pairs(counts: np.ndarray) -> np.ndarray:
-        return counts * (counts - 1) / 2
-
-    both = n_pairs(table[:, :-1, :-1]).sum((1, 2))
-    in_x = n_pairs(table.sum(2)[:, :-1]).sum(1)
-    in_y = n_pairs(table.sum(1)[:, :-1]).sum(1)
-    expected = in_x * in_y / n_pairs(np.array(n_facts))
-    room = (in_x + in_y) / 2 - expected
-    return np.where(room > 0, both - expected, 0) / np.where(room > 0, room, 1)
-
-
-def agreement(
-    clusters: Int[np.ndarray, " clustered"],
-    labels: Shaped[np.ndarray, " clustered"],
-    donors: Int[np.ndarray, "permutation clustered"],
-) -> Agreement:
-    """How far clusters are the facts' labels.
-
-    Args:
-        clusters: Cluster of each fact.
-        labels: Label of each fact.
-        donors: Whose label each fact gets in each permutation, see ``exchanged``.
-    """
-    _, codes = np.unique(labels, return_inverse=True)
-    orders = np.vstack([np.arange(len(codes)), donors])
-    found = adjusted_rand(clusters, codes[orders])
-    return Agreement(rand=float(found[0]), p=float(np.mean(found >= found[0] - 1e-12)))
-
-
 def separation(
     labels: Int[np.ndarray, "split fact"],
     shared: Float[np.ndarray, "split fact fact"],
@@ -348,13 +212,3 @@ def _too_little(quarters: Sequence[tuple[FactHalves, FactHalves] | None]) -> str
             f"{n_halved} facts with {MIN_PROMPTS} discovery prompts or more; {MIN_FACTS} are needed"
         )
     return None
-
-
-def _large(labels: Int[np.ndarray, " fact"]) -> Int[np.ndarray, " fact"]:
-    """Clusters of three facts and more, named by size; the facts of others are -1."""
-    names, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    order = np.lexsort((first, -counts))
-    rank = np.empty(len(names), dtype=np.int64)
-    rank[order] = np.arange(len(names))
-    rank[counts < MIN_SIZE] = -1
-    return rank[np.searchsorted(names, labels)]

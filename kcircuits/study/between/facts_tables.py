@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from kcircuits.analysis.overlap.between_facts import FactPairs, PairGroup, ceilings, pool_pairs
-from kcircuits.analysis.overlap.clusters import Clusters, agreement
+from kcircuits.analysis.overlap.clusters import Clusters
 from kcircuits.analysis.overlap.contrast import N_PERMUTATIONS, Contrast, exchanged
+from kcircuits.analysis.overlap.rand_index import agreement
 from kcircuits.analysis.overlap.turnover import MIN_CEILING
 from kcircuits.analysis.overlap.verdict import LOW_CEILING
 from kcircuits.core.facts import Fact
