@@ -155,7 +155,7 @@ def _print_grid(
 
 
 def _cell(row: Row, name: str, form: str) -> str:
-    from kcircuits.analysis.transfer import is_apart
+    from kcircuits.analysis.transfer.rows import is_apart
 
     text = number_text(row[name], form)
     return text + ("*" if is_apart(row, name) else " ") if name in _LOSSES else text

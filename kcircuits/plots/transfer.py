@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kcircuits.analysis.transfer import is_apart
+from kcircuits.analysis.transfer.rows import is_apart
 from kcircuits.plots.lines import add_band, line_style
 from kcircuits.plots.theme import (
     GAINED,

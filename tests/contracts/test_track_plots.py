@@ -10,8 +10,8 @@ from kcircuits.plots.track import (
     layers_figure,
     lifetime_figure,
     settling_figure,
-    shape_figure,
 )
+from kcircuits.plots.track_shape import shape_figure
 
 
 def epoch_row(stratum, epoch, value, *, known=3):

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from kcircuits.analysis.overlap.half_circuits import top_mask
-from kcircuits.analysis.transfer import (
-    MEASURES,
+from kcircuits.analysis.transfer.lines import (
     NONE,
-    OnWeights,
     Sources,
     chosen_measures,
-    is_apart,
     line_choices,
-    loss_both_ways,
     source_shares,
+)
+from kcircuits.analysis.transfer.rows import (
+    MEASURES,
+    OnWeights,
+    is_apart,
+    loss_both_ways,
     transfer_rows,
 )
 from kcircuits.core.bootstrap import bootstrap_mean, bootstrap_ratio, draw_clusters, percentiles

@@ -17,7 +17,6 @@ from kcircuits.analysis.overlap.between_facts import FactPairs, ceilings
 from kcircuits.analysis.overlap.clusters import Clusters, find_clusters
 from kcircuits.analysis.overlap.contrast import Contrast, contrast
 from kcircuits.analysis.overlap.corrected import Level
-from kcircuits.analysis.overlap.fact_halves import cross_overlaps, meet_own_templates
 from kcircuits.analysis.overlap.turnover import MIN_CEILING
 from kcircuits.core.cell import Cell
 from kcircuits.core.facts import Fact
@@ -35,7 +34,13 @@ from kcircuits.study.between.facts_tables import (
     group_rows,
     strata_rows,
 )
-from kcircuits.study.between.halved_facts import HalvedFact, all_items, halve
+from kcircuits.study.between.halved_facts import (
+    HalvedFact,
+    all_items,
+    fact_pairs,
+    halve,
+    obstacle,
+)
 from kcircuits.study.diff.tables import number
 from kcircuits.study.fact_cells import resolve_epochs, stream_facts
 from kcircuits.study.meaning import rows_are
@@ -45,7 +50,7 @@ from kcircuits.study.strata import require_stratum, stratum_of
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-UNKNOWN, ONE_PROMPT, NO_CELL = "not known", "fewer than 2 discovery prompts", "no cell"
+NO_CELL = "no cell"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,7 @@ class BetweenFacts:
             seen.add(one.fact.id)
             first = first or cell
             check_comparable([first, cell])
-            if reason := _obstacle(cell):
+            if reason := obstacle(cell):
                 left_out.setdefault(reason, []).append(one.fact.id)
             else:
                 halved.append(halve(one.fact, cell, level, with_quarters=True))
@@ -125,7 +130,7 @@ class BetweenFacts:
             n_edges=first.n_edges,
             halved=tuple(halved),
             left_out={reason: tuple(ids) for reason, ids in left_out.items()},
-            pairs=_pairs(halved, first.topology, level),
+            pairs=fact_pairs(halved, first.topology, level),
         )
 
     @property
@@ -287,30 +292,10 @@ class BetweenFacts:
         return apart & (relations[:, None] == relations) & np.isin(relations, mixed)
 
 
-def _obstacle(cell: Cell) -> str | None:
-    """Why a fact is not compared; None where it is."""
-    if not cell.is_known:
-        return UNKNOWN
-    return ONE_PROMPT if len(cell.prompt_scores) < 2 else None
-
-
 def _too_few(epoch: str, n_facts: int, left_out: Mapping[str, Sequence[str]]) -> IncomparableError:
     counts = ", ".join(f"{len(ids)} {reason}" for reason, ids in left_out.items())
     return IncomparableError(
         f"epoch {epoch} has {n_facts} facts to compare, 2 are needed (left out: {counts})",
         field="epoch",
         hint="choose an epoch at which more facts are known",
-    )
-
-
-def _pairs(halved: Sequence[HalvedFact], topology: Topology, level: Level) -> FactPairs:
-    halves = [one.halves for one in halved]
-    overlaps, *matched = cross_overlaps(halves, halves, all_items(topology, level))
-    is_pair = ~meet_own_templates([one.templates for one in halved])
-    np.fill_diagonal(is_pair, val=False)
-    return FactPairs(
-        overlaps=overlaps,
-        matched=matched[0] if matched else None,
-        entities=np.array([one.fact.subject for one in halved]),
-        is_pair=is_pair,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kcircuits.analysis.overlap.between_facts import FactPairs
 from kcircuits.analysis.overlap.clusters import MIN_PROMPTS
 from kcircuits.analysis.overlap.corrected import (
     Items,
@@ -16,8 +17,10 @@ from kcircuits.analysis.overlap.corrected import (
 from kcircuits.analysis.overlap.fact_halves import (
     FactHalves,
     Members,
+    cross_overlaps,
     fact_halves,
     halves_of,
+    meet_own_templates,
     quarters_of,
 )
 from kcircuits.core.candidates import flat_edges
@@ -26,6 +29,8 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.topology import Topology
 from kcircuits.study.alignment import align_cells
 from kcircuits.study.templates import row_templates
+
+UNKNOWN, ONE_PROMPT = "not known", "fewer than 2 discovery prompts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +107,30 @@ def all_items(topology: Topology, level: Level) -> tuple[Items, ...]:
     if level == "node":
         return (node_items(topology, edges),)
     return edge_items(topology, edges), matched_edge_items(topology, edges)
+
+
+def obstacle(cell: Cell) -> str | None:
+    """Why a fact is not compared; None where it is."""
+    if not cell.is_known:
+        return UNKNOWN
+    return ONE_PROMPT if len(cell.prompt_scores) < 2 else None
+
+
+def fact_pairs(halved: Sequence[HalvedFact], topology: Topology, level: Level) -> FactPairs:
+    """Overlaps of all pairs of facts.
+
+    Args:
+        halved: The facts.
+        topology: The graph.
+        level: Of their circuits.
+    """
+    halves = [one.halves for one in halved]
+    overlaps, *matched = cross_overlaps(halves, halves, all_items(topology, level))
+    is_pair = ~meet_own_templates([one.templates for one in halved])
+    np.fill_diagonal(is_pair, val=False)
+    return FactPairs(
+        overlaps=overlaps,
+        matched=matched[0] if matched else None,
+        entities=np.array([one.fact.subject for one in halved]),
+        is_pair=is_pair,
+    )

@@ -119,7 +119,8 @@ def halves_check(diffs: Sequence[Diff]) -> Check:
     """
     counts = [count_verdicts(diff) for diff in diffs]
     obstacle = counts[-1][2] if diffs else "one prompt has no halves"
-    n_changed, n_tested = (sum(count[i] for count in counts) for i in (0, 1))
+    n_changed = sum(changed for changed, _, _ in counts)
+    n_tested = sum(tested for _, tested, _ in counts)
     n_splits = sum(diff.rows[0]["verdict"] == "changed" for diff in diffs)
     is_met: bool | None = n_changed <= MAX_ALARMS * n_tested and n_splits <= MAX_SPLITS_ALARMED
     if not is_met and n_splits <= MAX_SPLITS_ALARMED and not _alarm_rate(diffs).low > MAX_ALARMS:

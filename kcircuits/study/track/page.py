@@ -14,8 +14,8 @@ from kcircuits.plots.track import (
     layers_figure,
     lifetime_figure,
     settling_figure,
-    shape_figure,
 )
+from kcircuits.plots.track_shape import shape_figure
 from kcircuits.study.track.track import Track
 
 Row = dict[str, Any]

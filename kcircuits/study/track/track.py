@@ -192,7 +192,7 @@ class Track:
 
     def plot(self) -> "go.Figure":
         """Entropy and depth of circuits over epochs, with bands, one line a stratum."""
-        from kcircuits.plots.track import shape_figure  # plotly costs what a track may
+        from kcircuits.plots.track_shape import shape_figure  # plotly costs what a track may
 
         return shape_figure(self.rows, depth_of_all(self.topology))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kcircuits.analysis.overlap.jackknife import MIN_ENTITIES
-from kcircuits.analysis.transfer import WAYS
+from kcircuits.analysis.transfer.rows import WAYS
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.plots.transfer import lines_figure, loss_figure, strata_figure, transfer_figure

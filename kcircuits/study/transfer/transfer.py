@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from kcircuits.analysis.transfer import (
+from kcircuits.analysis.transfer.lines import Sources, chosen_measures, line_choices, source_shares
+from kcircuits.analysis.transfer.rows import (
     MEASURES,
     WAYS,
     Measures,
     OnWeights,
-    Sources,
-    chosen_measures,
-    line_choices,
     loss_both_ways,
-    source_shares,
     transfer_rows,
 )
 from kcircuits.core.bootstrap import CONFIDENCE
