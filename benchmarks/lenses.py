@@ -9,14 +9,12 @@ forward of transformers: 32 prompts at a time, padded, with the logits of every 
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import measurement, parser, report
+from record import cpu_seconds, measurement, parser, report
 from transformers import AutoModelForCausalLM
 
 import kcircuits as kc
@@ -39,13 +37,6 @@ def plainly(model: Any, batch: kc.PromptBatch) -> np.ndarray:
         last = logits[row, torch.as_tensor(part.lengths) - 1].log_softmax(-1)
         found.append(last[row, torch.as_tensor(part.target)].numpy())
     return np.concatenate(found)
-
-
-def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Of all threads of this process."""
-    started = time.process_time()
-    result = work()
-    return time.process_time() - started, result
 
 
 def main() -> int:

@@ -9,14 +9,12 @@ logits of every position. What the two say is compared.
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import measurement, parser, report
+from record import cpu_seconds, measurement, parser, report
 from torch import Tensor
 
 from kcircuits.core.batch import PromptBatch
@@ -46,13 +44,6 @@ def plainly(model: Any, batch: PromptBatch) -> list[dict[str, Any]]:
             index = np.arange(start, min(start + N_ROWS, len(chosen)))
             rows += answer_statistics(ask, chosen.rows(index))
     return rows
-
-
-def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Of all threads of this process."""
-    started = time.process_time()
-    result = work()
-    return time.process_time() - started, result
 
 
 def main() -> int:

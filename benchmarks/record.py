@@ -6,7 +6,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,10 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Of all threads of this process."""
+    started = time.process_time()
+    result = work()
+    return time.process_time() - started, result

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -209,12 +210,6 @@ def _counts(row: dict[str, Any]) -> list[str]:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def interval_text(row: dict[str, Any], name: str) -> str:
-    """A number's interval in a row; a dash where there is none."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "-" if low is None else f"[{low:.2f}, {number_text(high, '.2f')}]"
 
 
 def verdict_text(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_memory, add_method, common, run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -128,7 +129,7 @@ def _print_facts(evaluation: "Evaluation") -> None:
             printable(row["fact"]),
             str(row["edges"]),
             "unknown" if row["is_gated"] else number_text(row["faithfulness"], ".2f"),
-            _interval(row),
+            interval_text(row),
             *(number_text(row[name], ".2f") for name in (*names, *evaluation.baselines)),
             *(number_text(row[name], ".3f") for name in areas),
         ]
@@ -177,7 +178,7 @@ def _print_set(evaluation: "Evaluation") -> None:
         [
             row["set"],
             number_text(row["faithfulness"], ".3f"),
-            _interval(row, 3),
+            interval_text(row, form=".3f"),
             *(number_text(row[name], ".3f") for name in drawn),
         ]
         for row in rows
@@ -192,13 +193,12 @@ def _print_areas(evaluation: "Evaluation") -> None:
     note = "  (over circuits of .1 to 100% of the edges; CPR: higher is better, CMD: lower)"
     print(styled("\nAreas", "bold") + note)
     lines = [
-        [_AREAS[row["area"]], row["set"], number_text(row["value"], ".3f"), _interval(row, 3)]
+        [
+            _AREAS[row["area"]],
+            row["set"],
+            number_text(row["value"], ".3f"),
+            interval_text(row, form=".3f"),
+        ]
         for row in rows
     ]
     print_aligned(["area", "set", "value", "interval"], lines, left=(0, 1))
-
-
-def _interval(row: dict[str, Any], digits: int = 2) -> str:
-    if row["low"] is None or row["high"] is None:
-        return "-"
-    return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

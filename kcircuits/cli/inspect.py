@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -156,7 +157,7 @@ def _print_steps(found: "Inspection") -> None:
             number_text(row["noise"], ".0f"),
             number_text(row["kept"], "d"),
             number_text(row["turnover"], ".2f"),
-            _interval(row),
+            interval_text(row, "turnover"),
             _WORDS[row["verdict"]],
         ]
         for row in found.steps
@@ -212,9 +213,3 @@ def _print_history(rows: list[dict[str, Any]], epochs: Sequence[str], n_all: int
 def _short(text: str) -> str:
     shown = printable(text)
     return shown if len(shown) <= _TEXT_WIDTH else "..." + shown[3 - _TEXT_WIDTH :]
-
-
-def _interval(row: dict[str, Any]) -> str:
-    if row["turnover_low"] is None:
-        return "-"
-    return f"[{row['turnover_low']:.2f}, {row['turnover_high']:.2f}]"

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from kcircuits.analysis.roles import ROLES
-from kcircuits.cli.output import number_text, print_aligned, printable, styled
+from kcircuits.cli.output import interval_text, number_text, print_aligned, printable, styled
 from kcircuits.core.lenses import GROUPS
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _print_roles(lenses: "RunLenses") -> None:
             row["role"],
             str(row["facts"]),
             number_text(row["heads"], ".2f"),
-            _interval(row, ".2f"),
+            interval_text(row, form=".2f"),
             number_text(row["against"], ".2f"),
             number_text(row["replicated"], ".2f"),
             number_text(row["chance"], ".2f"),
@@ -110,7 +110,7 @@ def _print_heads(lenses: "RunLenses", top: int) -> None:
             row["head"],
             row["role"] or "-",
             number_text(row["contribution"], "+.2f"),
-            _interval(row, "+.2f"),
+            interval_text(row, form="+.2f"),
             *(number_text(row[name], "+.2f") for name in GROUPS),
             number_text(row["attention_subject"], ".2f"),
             number_text(row["attention_relation"], ".2f"),
@@ -135,7 +135,7 @@ def _print_steps(lenses: "RunLenses") -> None:
             row["role"],
             *(number_text(row[n], ".2f") for n in ("acquired", "lost", "noise")),
             number_text(row["excess"], "+.2f"),
-            _interval(row, "+.2f"),
+            interval_text(row, form="+.2f"),
         ]
         for row in rows
     ]
@@ -164,9 +164,3 @@ def _print_head_steps(lenses: "RunLenses", top: int) -> None:
         for row in rows
     ]
     print_aligned(["head", "role", "acquired", "lost", "noise"], lines, left=(0, 1))
-
-
-def _interval(row: Row, form: str) -> str:
-    if row["low"] is None or row["high"] is None:
-        return "-"
-    return f"[{row['low']:{form}}, {row['high']:{form}}]"

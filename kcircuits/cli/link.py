@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kcircuits.cli.dynamics import add_runs, run_folders
 from kcircuits.cli.options import add_method, common
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -159,7 +160,7 @@ def _print_same_step(link: "Link") -> None:
             str(row["entities"]),
             number_text(row["ceiling"], ".2f"),
             number_text(row["turnover"], ".2f"),
-            _interval(row, "turnover"),
+            interval_text(row, "turnover"),
         ]
         for row in link.same_step
     ]
@@ -217,7 +218,7 @@ def _test_line(name: str, row: dict[str, Any]) -> list[str]:
         number_text(row["tau_forgotten"], ".3f"),
         number_text(row["tau_retained"], ".3f"),
         number_text(row["auroc"], ".2f"),
-        _interval(row, "auroc"),
+        interval_text(row, "auroc"),
         number_text(row["auroc_raw"], ".2f"),
         number_text(row["p"], ".3g"),
     ]
@@ -226,8 +227,3 @@ def _test_line(name: str, row: dict[str, Any]) -> list[str]:
 def _run_name(row: dict[str, Any]) -> str:
     seed = None if row["seed"] is None else f"seed {row['seed']}"
     return ", ".join(printable(part) for part in (row["strategy"] or row["run"], seed) if part)
-
-
-def _interval(row: dict[str, Any], field: str) -> str:
-    low, high = row[f"{field}_low"], row[f"{field}_high"]
-    return "-" if low is None else f"[{low:.2f}, {high:.2f}]"

@@ -105,6 +105,14 @@ def number_text(value: float | None, form: str) -> str:
     return text if form.startswith("+") or float(text) else text.removeprefix("-")
 
 
+def interval_text(row: Mapping[str, Any], name: str = "", form: str = ".2f") -> str:
+    """``[low, high]`` of a field of a row, by its ``NAME_low`` and ``NAME_high``; or a dash."""
+    low, high = (row[f"{name}_{end}".lstrip("_")] for end in ("low", "high"))
+    if low is None or high is None:
+        return "-"
+    return f"[{number_text(low, form)}, {number_text(high, form)}]"
+
+
 def progress(
     items: Iterable[ItemT], label: str, *, quiet: bool, total: int | None = None
 ) -> Iterable[ItemT]:

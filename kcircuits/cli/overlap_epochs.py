@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kcircuits.analysis.overlap.pair_nulls import N_PROMPT_DRAWS
-from kcircuits.cli.diff import interval_text, verdict_text
+from kcircuits.cli.diff import verdict_text
 from kcircuits.cli.options import run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -115,7 +116,7 @@ def _print_rows(found: "BetweenRuns") -> None:
             number_text(row["ceiling"], ".2f"),
             number_text(row["chance"], ".3f"),
             number_text(row["turnover"], ".2f"),
-            interval(row["turnover_low"], row["turnover_high"]),
+            interval_text(row, "turnover"),
         ]
         for row in found.rows
     ]
@@ -145,7 +146,7 @@ def _print_own(found: "BetweenRuns") -> None:
             number_text(row["own"], ".2f"),
             number_text(row["others"], ".2f"),
             number_text(row["own_more"], "+.2f"),
-            interval(row["own_more_low"], row["own_more_high"]),
+            interval_text(row, "own_more"),
             number_text(row["own_p"], ".3f"),
         ]
         for row in found.rows
@@ -157,8 +158,3 @@ def _print_own(found: "BetweenRuns") -> None:
     headers = ["epoch", "stratum", "facts", "itself", "others", "more", "interval", "p"]
     print_aligned(headers, lines, left=(0, 1))
     print(styled("  shared: 1 as alike as the halves of one fact, 0 chance", "dim"))
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """``[low, high]``, or a dash."""
-    return "-" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -112,10 +113,10 @@ def _print_shape(rows: list[Row]) -> None:
             number_text(row["present"], ".1f"),
             number_text(row["hubs"], ".1f"),
             number_text(row["entropy"], ".2f"),
-            interval(row, "entropy"),
+            interval_text(row, "entropy"),
             number_text(row["entropy_noise"], ".2f"),
             number_text(row["depth"], ".2f"),
-            interval(row, "depth"),
+            interval_text(row, "depth"),
             number_text(row["depth_noise"], ".2f"),
         ]
         for row in rows
@@ -140,7 +141,7 @@ def _print_steps(rows: list[Row], level: str) -> None:
             *_change(row, "deaths", "+.1f", -1),
             number_text(row["kept"], ".1f"),
             number_text(row["turnover"], ".2f"),
-            interval(row, "turnover"),
+            interval_text(row, "turnover"),
         ]
         for row in steps
     ]
@@ -164,10 +165,10 @@ def _print_lifetimes(rows: list[Row]) -> None:
             f"{row['k']} {'epoch' if row['k'] == 1 else 'epochs'}",
             str(row["at_risk"]),
             number_text(row["hazard"], ".2f"),
-            interval(row, "hazard"),
+            interval_text(row, "hazard"),
             number_text(swapped.get(row["k"], {}).get("hazard"), ".2f"),
             number_text(row["survival"], ".2f"),
-            interval(row, "survival"),
+            interval_text(row, "survival"),
             number_text(swapped.get(row["k"], {}).get("survival"), ".2f"),
         ]
         for row in observed
@@ -183,8 +184,9 @@ def _print_core(rows: list[Row], level: str) -> None:
         if not row["facts"]:
             print("  core: no fact is known at two epochs")
             continue
+        ends = "" if row["size_low"] is None else interval_text(row, "size", ".1f") + " "
         print(
-            f"  core: {row['size']:.1f} {interval(row, 'size', '.1f')} of {row['per_epoch']:.1f} "
+            f"  core: {row['size']:.1f} {ends}of {row['per_epoch']:.1f} "
             f"{level}s there at an epoch are there at every epoch;\n"
             f"  {row['swapped']:.1f} with swapped labels; {row['facts']} facts known at two epochs "
             "or more"
@@ -228,9 +230,9 @@ def _print_settling(rows: list[Row]) -> None:
                 *_change(row, "deaths", "+.1f", -1)[:2],
                 number_text(row["swapped"], ".1f"),
                 number_text(row["fewer"], "+.1f"),
-                interval(row, "fewer", ".1f"),
+                interval_text(row, "fewer", ".1f"),
                 number_text(row["turnover"], ".2f"),
-                interval(row, "turnover"),
+                interval_text(row, "turnover"),
             ]
             for row in rows
             if row["group"] == group
@@ -249,17 +251,9 @@ def _change(row: Row, name: str, form: str, sign: int) -> list[str]:
     value = row[name]
     return [
         number_text(None if value is None else sign * value, form),
-        interval(row, name, ".1f"),
+        interval_text(row, name, ".1f"),
         number_text(row.get(f"{name}_swapped"), ".1f"),
     ]
-
-
-def interval(row: Row, name: str, form: str = ".2f") -> str:
-    """The interval of a field, in brackets."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None:
-        return ""
-    return f"[{number_text(low, form)}, {number_text(high, form)}]"
 
 
 def _note(text: str) -> None:

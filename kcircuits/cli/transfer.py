@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kcircuits.cli.options import add_memory, add_method, common, run_of
 from kcircuits.cli.output import (
+    interval_text,
     number_text,
     present,
     print_aligned,
@@ -172,7 +173,7 @@ def _print_columns(rows: Sequence[Row]) -> None:
                 printable(row["to"]),
                 str(row["facts"]),
                 number_text(row[names[0]], ".2f"),
-                _interval(row, "own"),
+                interval_text(row, "own"),
                 *(number_text(row[name], ".2f") for name in names[1:]),
                 *(number_text(row[name], ".2f") for name in ("hit_at_1", "hit_at_10")),
                 number_text(row["target_rank"], ".1f"),
@@ -203,9 +204,9 @@ def _print_strata(transfer: "Transfer") -> None:
                 printable(row["to"]),
                 str(row["facts"]),
                 number_text(row["faithfulness"], ".2f"),
-                _interval(row, "faithfulness"),
+                interval_text(row, "faithfulness"),
                 *(number_text(row[name], ".2f") for name in ("own", "random", "loss")),
-                _interval(row, "loss"),
+                interval_text(row, "loss"),
             ]
             for row in rows
         ],
@@ -216,10 +217,3 @@ def _print_strata(transfer: "Transfer") -> None:
         "\n  of every circuit that it is judged by"
     )
     print(styled(note, "dim"))
-
-
-def _interval(row: Row, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None:
-        return "-"
-    return f"[{low:.2f}, {high:.2f}]"

@@ -13,6 +13,7 @@ from kcircuits.core.cell import Cell
 from kcircuits.errors import KCircuitsError
 from kcircuits.io.manifest import load_manifest
 from kcircuits.io.run_record import CheckpointRecord
+from kcircuits.plots.cells import interval_text
 from kcircuits.plots.circuit import N_DRAWN, circuit_table
 from kcircuits.plots.diff import VERDICTS
 from kcircuits.plots.knowledge import knowledge_figure, knowledge_table, loss_table
@@ -33,7 +34,7 @@ from kcircuits.plots.page import (
 )
 from kcircuits.plots.theme import number
 from kcircuits.study.comparison.beside import beside_blocks, read_beside
-from kcircuits.study.diff.page import STEP_COLUMNS, arcs_text, step_cells, turnover_text
+from kcircuits.study.diff.page import STEP_COLUMNS, arcs_text, step_cells
 from kcircuits.study.meaning import rows_are
 from kcircuits.study.overlap.epoch_overlap import EpochOverlap
 from kcircuits.study.results import (
@@ -140,7 +141,8 @@ def _summary(results: Results, steps: Sequence[Row]) -> Block:
     if overall:
         top = max(overall, key=lambda row: row["turnover"])
         note = f"{top['from']} → {top['to']}: {VERDICTS[top['verdict']]} ({top['reason']})"
-        cards.append({"label": "largest turnover", "value": turnover_text(top), "note": note})
+        value = interval_text(top, "turnover")
+        cards.append({"label": "largest turnover", "value": value, "note": note})
     caption = (
         "What the model knows, what it cost and how much the circuits behind it moved. Turnover is "
         "0 where two epochs differ by no more than two halves of the same prompts do, 1 where they "

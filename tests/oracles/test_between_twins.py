@@ -23,10 +23,8 @@ from kcircuits.analysis.overlap.fact_halves import (
 from kcircuits.analysis.overlap.halves import split_halves
 from kcircuits.analysis.overlap.own_facts import own_facts
 from kcircuits.analysis.overlap.turnover import compare_fact
-from kcircuits.core.topology import Topology
+from tests.oracles.slow_circuits import FLAT, TOPOLOGY, slow_circuit, slow_nodes
 
-TOPOLOGY = Topology(n_layers=3, n_heads=2)
-FLAT = np.flatnonzero(TOPOLOGY.edge_mask)
 N_EDGES = 9
 
 
@@ -45,19 +43,6 @@ def halved(scores, level="edge"):
     items = (edge_items if level == "edge" else node_items)(TOPOLOGY, FLAT)
     names = np.arange(len(items.block))
     return fact_halves(scores, N_EDGES, halves_of(len(scores)), items, names)
-
-
-def slow_circuit(rows):
-    size = [abs(sum(float(row[e]) for row in rows)) for e in range(len(FLAT))]
-    return set(sorted(range(len(size)), key=lambda e: (-size[e], e))[:N_EDGES])
-
-
-def slow_nodes(circuit):
-    found = set()
-    for e in circuit:
-        u, v = divmod(int(FLAT[e]), TOPOLOGY.n_backward)
-        found |= {TOPOLOGY.forward_names[u], TOPOLOGY.backward_nodes[v]}
-    return found - {"input", "logits"}
 
 
 def block_of(e):
@@ -86,7 +71,8 @@ def slow_chance(x, y, kind):
 def slow_halves(scores, split, kind):
     sides = []
     for side in (False, True):
-        circuit = slow_circuit([scores[p] for p in range(len(scores)) if split[p] == side])
+        rows = [scores[p] for p in range(len(scores)) if split[p] == side]
+        circuit = slow_circuit(rows, N_EDGES)
         sides.append(slow_nodes(circuit) if kind == "node" else circuit)
     return sides
 

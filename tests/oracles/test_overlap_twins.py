@@ -24,10 +24,7 @@ from kcircuits.analysis.overlap.swap_test import (
     swap_test,
 )
 from kcircuits.analysis.overlap.turnover import compare_fact, pooled_turnover, summarise
-from kcircuits.core.topology import Topology
-
-TOPOLOGY = Topology(n_layers=3, n_heads=2)
-FLAT = np.flatnonzero(TOPOLOGY.edge_mask)
+from tests.oracles.slow_circuits import FLAT, TOPOLOGY, slow_circuit, slow_nodes
 
 
 def random_scores(rng, n_prompts, n_candidates, noise=1.0):
@@ -41,21 +38,6 @@ def candidates_and_items(rng, n_candidates=60):
     candidates = np.sort(rng.choice(FLAT, n_candidates, replace=False))
     items = {"edge": edge_items(TOPOLOGY, candidates), "node": node_items(TOPOLOGY, candidates)}
     return candidates, items
-
-
-def slow_circuit(rows, n):
-    """Positions of the n largest |mean|, ties by position; never a zero."""
-    size = [abs(sum(float(row[e]) for row in rows)) for e in range(len(rows[0]))]
-    order = sorted(range(len(size)), key=lambda e: (-size[e], e))
-    return {e for e in order[:n] if size[e] > 0}
-
-
-def slow_nodes(circuit, candidates):
-    found = set()
-    for e in circuit:
-        u, v = divmod(int(candidates[e]), TOPOLOGY.n_backward)
-        found |= {TOPOLOGY.forward_names[u], TOPOLOGY.backward_nodes[v]}
-    return found - {"input", "logits"}
 
 
 def slow_chance(x, y, level):

@@ -30,9 +30,8 @@ from kcircuits.analysis.temporal.structure import (
 from kcircuits.analysis.temporal.tracking import FactScores, track_fact
 from kcircuits.core.circuit import circuit_graph
 from kcircuits.core.topology import Topology
+from tests.oracles.slow_circuits import FLAT, TOPOLOGY, slow_circuit, slow_nodes
 
-TOPOLOGY = Topology(n_layers=3, n_heads=2)
-FLAT = np.flatnonzero(TOPOLOGY.edge_mask)
 N_EDGES = 9
 
 
@@ -57,20 +56,6 @@ def fact_scores(rng, n_epochs, n_prompts, has_cell=None, is_known=None, **option
         has_cell=here,
         is_known=here if is_known is None else np.array(is_known),
     )
-
-
-def slow_circuit(rows, n):
-    size = [abs(sum(float(np.float32(row[e])) for row in rows)) for e in range(len(rows[0]))]
-    order = sorted(range(len(size)), key=lambda e: (-size[e], e))
-    return {e for e in order[:n] if size[e] > 0}
-
-
-def slow_nodes(circuit, candidates):
-    found = set()
-    for e in circuit:
-        u, v = divmod(int(candidates[e]), TOPOLOGY.n_backward)
-        found |= {TOPOLOGY.forward_names[u], TOPOLOGY.backward_nodes[v]}
-    return found - {"input", "logits"}
 
 
 def slow_halves(scores, source, n):

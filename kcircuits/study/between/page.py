@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kcircuits.plots.between import facts_figure, facts_table, runs_figure, runs_table
+from kcircuits.plots.cells import interval_cell, verdict_cell
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.study.between.facts import BetweenFacts
@@ -129,7 +130,7 @@ def _groups_table(found: BetweenFacts) -> Block:
         [
             group_name(row, found.by),
             *(row[name] for name in names),
-            _with_interval(row["shared"], row["shared_low"], row["shared_high"]),
+            interval_cell(row, "shared"),
             row["shared_matched"],
         ]
         for row in found.rows
@@ -182,13 +183,8 @@ def _runs_table(found: BetweenRuns) -> Block:
             row["epoch"],
             row["stratum"],
             *(row[name] for name in names),
-            _with_interval(row["turnover"], row["turnover_low"], row["turnover_high"]),
-            {
-                "v": row["verdict"],
-                "t": VERDICTS[row["verdict"]],
-                "note": row["reason"],
-                "is_marked": row["verdict"] == "changed",
-            },
+            interval_cell(row, "turnover"),
+            verdict_cell(row, VERDICTS),
         ]
         for row in found.rows
     ]
@@ -212,7 +208,7 @@ def _own_table(found: BetweenRuns) -> Block:
     rows = [
         [
             *(row[name] for name in ("epoch", "stratum", "own_facts", "own", "others")),
-            _with_interval(row["own_more"], row["own_more_low"], row["own_more_high"]),
+            interval_cell(row, "own_more"),
             row["own_p"],
         ]
         for row in found.rows
@@ -222,9 +218,3 @@ def _own_table(found: BetweenRuns) -> Block:
         "p by exchanging the facts of each relation on one side."
     )
     return table_block("own", "A fact with itself and with others", columns, rows, caption)
-
-
-def _with_interval(value: float | None, low: float | None, high: float | None) -> Any:
-    if value is None or low is None:
-        return value
-    return {"v": value, "t": f"{number(value)} ({number(low)} to {number(high)})"}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kcircuits.core.score_meaning import ScoreMeaning
+from kcircuits.plots.cells import interval_cell, verdict_cell
 from kcircuits.plots.circuit import N_DRAWN, circuit_table
 from kcircuits.plots.diff import (
     N_EDGES,
@@ -47,14 +48,6 @@ def step_cells(row: Row) -> list[Any]:
     """A row of ``Diff.rows`` as table cells under ``STEP_COLUMNS``."""
     names = ("stratum", "facts", "gained", "lost", "kept")
     return [*(row[name] for name in names), *_overlap_cells(row)]
-
-
-def turnover_text(row: Row) -> str:
-    """Turnover with its interval, where there is one."""
-    if row["turnover_low"] is None:
-        return number(row["turnover"])
-    low, high = number(row["turnover_low"]), number(row["turnover_high"])
-    return f"{number(row['turnover'])} ({low} to {high})"
 
 
 def arcs_text(meaning: ScoreMeaning) -> str:
@@ -103,16 +96,8 @@ def diff_page(diff: Diff) -> str:
 
 
 def _overlap_cells(row: Row) -> list[Any]:
-    turnover = row["turnover"]
-    if turnover is not None:
-        turnover = {"v": turnover, "t": turnover_text(row)}
-    verdict = {
-        "v": row["verdict"],
-        "t": VERDICTS[row["verdict"]],
-        "note": row["reason"],
-        "is_marked": row["verdict"] == "changed",
-    }
-    return [row["jaccard"], row["ceiling"], row["chance"], turnover, verdict]
+    values = [row[name] for name in ("jaccard", "ceiling", "chance")]
+    return [*values, interval_cell(row, "turnover"), verdict_cell(row, VERDICTS)]
 
 
 def _details(diff: Diff) -> list[Row]:

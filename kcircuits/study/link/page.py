@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kcircuits.analysis.link.verdict import WORDS
+from kcircuits.plots.cells import interval_cell
 from kcircuits.plots.link import edges_figure, null_figure, null_table, steps_figure, strata_figure
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
@@ -56,23 +57,6 @@ def _name(link: Link, row: Row) -> str:
     parts = [row["model"], row["strategy"]] if len(link.groups) > 1 else []
     parts += [row["stratum"]] if row.get("stratum", "all") != "all" or not parts else []
     return ", ".join(str(part) for part in parts if part)
-
-
-def _interval(row: Row, field: str) -> Any:
-    value, low, high = (row[field + end] for end in ("", "_low", "_high"))
-    if value is None:
-        return None
-    text = number(value) if low is None else f"{number(value)} ({number(low)} to {number(high)})"
-    return {"v": value, "t": text}
-
-
-def _verdict(row: Row) -> Row:
-    return {
-        "v": row["verdict"],
-        "t": WORDS[row["verdict"]],
-        "note": row["reason"],
-        "is_marked": row["verdict"] == "precedes",
-    }
 
 
 def _cards(link: Link) -> Block:
@@ -166,7 +150,7 @@ def _same_step(link: Link) -> Block:
     ]
     rows = [
         [_name(link, row), row["change"], row["fact_steps"], row["entities"], row["ceiling"],
-         _interval(row, "turnover")]
+         interval_cell(row, "turnover")]
         for row in link.same_step
     ]  # fmt: skip
     caption = (

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kcircuits.plots.cells import interval_cell, verdict_cell
 from kcircuits.plots.diff import VERDICTS
 from kcircuits.plots.overlap import (
     chance_of,
@@ -116,8 +117,7 @@ def _fact_table(steps: EpochSteps) -> Block:
     rows = [
         [
             row["fact"], f"{row['from']} → {row['to']}", row["stratum"], row["turnover"], row["q"],
-            {"v": row["verdict"], "t": VERDICTS[row["verdict"]], "note": row["reason"],
-             "is_marked": row["verdict"] == "changed"},
+            verdict_cell(row, VERDICTS),
         ]
         for row in tested
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def _pair_table(overlap: EpochOverlap) -> Block:
             row["stratum"],
             f"{row['from']} – {row['to']}",
             row["facts"],
-            *(_with_interval(row, name) for name in shown),
+            *(interval_cell(row, name, 3) for name in shown),
         ]
         for row in overlap.rows
     ]
@@ -173,8 +173,8 @@ def _measure_table(overlap: EpochOverlap) -> Block:
     ]
     rows = [
         [
-            name, row["stratum"], f"{row['from']} – {row['to']}", _with_interval(one, "value"),
-            one["ceiling"], one["chance"], _with_interval(one, "turnover"),
+            name, row["stratum"], f"{row['from']} – {row['to']}", interval_cell(one, "value", 3),
+            one["ceiling"], one["chance"], interval_cell(one, "turnover", 3),
         ]
         for row in overlap.rows
         for name, one in row["measures"].items()
@@ -184,10 +184,3 @@ def _measure_table(overlap: EpochOverlap) -> Block:
         "edges of either circuit, rank-biased overlap (p = .98)."
     )
     return table_block("measures", "Other measures", columns, rows, caption)
-
-
-def _with_interval(row: Row, name: str) -> Any:
-    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
-    if value is None or low is None:
-        return value
-    return {"v": value, "t": number(value, 3), "note": f"{number(low, 3)} to {number(high, 3)}"}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kcircuits.plots.cells import interval_cell, verdict_cell
 from kcircuits.plots.circuit import N_DRAWN, circuit_table
 from kcircuits.plots.diff import VERDICTS
 from kcircuits.plots.fact import presence_figure, score_figure
@@ -16,7 +17,7 @@ from kcircuits.plots.page import (
 from kcircuits.plots.theme import number
 from kcircuits.study.diff.page import arcs_text
 from kcircuits.study.track.inspection import N_EDGES, Inspection
-from kcircuits.study.track.page import details_of, interval_text
+from kcircuits.study.track.page import details_of
 
 Row = dict[str, Any]
 N_LINES = 7
@@ -172,17 +173,8 @@ def _steps(found: Inspection) -> Block:
     rows = [
         [
             *(row[name] for name in ("from", "to", "born", "died", "noise", "kept")),
-            None
-            if row["turnover"] is None
-            else {"v": row["turnover"], "t": interval_text(row, "turnover")},
-            None
-            if row["verdict"] is None
-            else {
-                "v": row["verdict"],
-                "t": VERDICTS[row["verdict"]],
-                "note": row["reason"],
-                "is_marked": row["verdict"] == "changed",
-            },
+            interval_cell(row, "turnover"),
+            verdict_cell(row, VERDICTS),
         ]
         for row in found.steps
     ]

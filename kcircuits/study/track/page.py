@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kcircuits.analysis.temporal.structure import depth_of_all
+from kcircuits.plots.cells import interval_text
 from kcircuits.plots.page import Block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.plots.track import (
@@ -58,14 +59,6 @@ def details_of(track: Track) -> list[Row]:
         "Born and dying": f"{track.level}s",
     }
     return [{"label": label, "values": [{"t": text}]} for label, text in values.items()]
-
-
-def interval_text(row: Row, name: str, digits: int = 2) -> str:
-    """A number with its interval, where it has one."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None:
-        return number(row[name], digits)
-    return f"{number(row[name], digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
 def _panels(rows: Sequence[Row], draw: Callable[[list[Row]], go.Figure]) -> dict[str, go.Figure]:
