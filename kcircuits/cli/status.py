@@ -27,7 +27,8 @@ def add_parser(subparsers: Any) -> None:
     status.add_argument(
         "--repair",
         action="store_true",
-        help="remove stored files that do not verify; `kcircuits run` computes them again",
+        help="remove stored files that do not verify: cells, lenses, transfers; the verb that made "
+        "them computes them again",
     )
     status.set_defaults(run=run_status)
     ls = subparsers.add_parser(
@@ -42,13 +43,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run_status(args: argparse.Namespace) -> int:
     """Count the cells of each epoch."""
-    from kcircuits.io.store import corrupt_shards, repair_store
+    from kcircuits.io.whole import corrupt_files, repair
     from kcircuits.study.run import open_run
 
     folder = run_dir_of(args)
-    has_store = (folder / "store").is_dir()  # a mistyped folder must not become one
-    removed = repair_store(folder / "store") if args.repair and has_store else []
-    problems = corrupt_shards(folder / "store" / "shards") if args.verify else []
+    removed = repair(folder) if args.repair else []
+    problems = corrupt_files(folder) if args.verify else []
     if problems:
         return _print_problems(args, folder, problems)
     run = open_run(folder, method=args.method)

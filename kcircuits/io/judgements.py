@@ -14,6 +14,7 @@ from kcircuits.errors import StoreCorruptError
 from kcircuits.io.atomic import write_atomic
 from kcircuits.io.sealed import read_sealed, sealed
 
+FOLDER = "transfer"  # of a run
 _SCHEMA = "kcircuits.judgements/1"
 _REMEDY = "delete that file and repeat the command; the other checkpoints' files are kept"
 # Of the checkpoint in the name, for people; the digits after it tell files apart.
@@ -100,6 +101,17 @@ class JudgementFile:
             "checkpoint": self.checkpoint,
             "settings": dict(self.settings),
         }
+
+
+def corrupt_judgements(folder: Path) -> list[StoreCorruptError]:
+    """Reads every file of judgements in a run folder; what does not verify, as errors."""
+    problems: list[StoreCorruptError] = []
+    for file in sorted((folder / FOLDER).glob("*.json")):
+        try:
+            read_sealed(file, hint=_REMEDY, missing=FileNotFoundError)
+        except StoreCorruptError as error:
+            problems.append(error)
+    return problems
 
 
 def _fact(entry: Mapping[str, Any]) -> FactJudgement:

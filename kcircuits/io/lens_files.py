@@ -149,6 +149,20 @@ def write_lens_file(
     write_atomic(lens_path(folder, checkpoint), encode_shard(record, tensors))
 
 
+def corrupt_lens_files(folder: Path) -> list[StoreCorruptError]:
+    """Reads every byte of the lenses in a run folder; what does not verify, as errors."""
+    problems: list[StoreCorruptError] = []
+    for file in sorted((folder / FOLDER).glob(f"*{SUFFIX}")):
+        try:
+            held = open_lens_file(folder, file.name.removesuffix(SUFFIX))
+            assert held is not None  # it was listed
+            for fact in held.facts:
+                held.read(fact.id)
+        except StoreCorruptError as error:
+            problems.append(error)
+    return problems
+
+
 @contextmanager
 def _remedy() -> Iterator[None]:
     """Files of lenses are mended in another way than those of a results store."""

@@ -305,6 +305,12 @@ def test_a_flipped_bit_is_found(lens: Any, copied: Path) -> None:
     assert code == 5
     assert "does not fit its checksum" in output.err
     assert "delete that file, then `kcircuits lens` computes it again" in output.err
+    where = ["--run", str(run.path)]
+    assert main(["status", "--verify", *where]) == 5
+    assert main(["status", "--repair", *where]) == 0
+    assert not path.exists()
+    assert main(["status", "--verify", *where]) == 0
+    assert lens(root=copied)[0] == 0
 
 
 def test_an_epoch_that_cannot_be_loaded_leaves_the_others(

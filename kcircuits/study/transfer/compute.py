@@ -16,13 +16,13 @@ from kcircuits.core.ablation import DEFAULT_ABLATION, Ablation, require_ablation
 from kcircuits.engine.metrics import get_metric
 from kcircuits.errors import UsageError
 from kcircuits.io.atomic import clear_leftovers, make_folder
-from kcircuits.io.judgements import CircuitJudgement, FactJudgement
+from kcircuits.io.judgements import FOLDER, CircuitJudgement, FactJudgement
 from kcircuits.io.lock import writer_lock
 from kcircuits.study.fact_cells import resolve_epochs
 from kcircuits.study.run import Run
 from kcircuits.study.transfer.assemble import assembled
 from kcircuits.study.transfer.circuits import CircuitSet
-from kcircuits.study.transfer.plan import FOLDER, Judgements, TransferPlan, judged_facts
+from kcircuits.study.transfer.plan import Judgements, TransferPlan, judged_facts
 from kcircuits.study.transfer.transfer import Transfer
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from kcircuits.core.facts import Fact
 from kcircuits.core.keys import digest
 from kcircuits.core.provenance import NUMERICS_VERSION
 from kcircuits.errors import IncomparableError, UsageError
-from kcircuits.io.judgements import FactJudgement, JudgementFile
+from kcircuits.io.judgements import FOLDER, FactJudgement, JudgementFile
 from kcircuits.io.store import CellRow
 from kcircuits.study.run import Run
 from kcircuits.study.transfer.circuits import (
@@ -26,7 +26,6 @@ from kcircuits.study.transfer.circuits import (
 )
 from kcircuits.sweep.request import library_versions
 
-FOLDER = "transfer"
 Judgements = Mapping[str, FactJudgement]
 
 

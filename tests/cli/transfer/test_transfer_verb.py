@@ -199,7 +199,11 @@ def test_a_flipped_bit_is_found(transfer: Call, copy: Path) -> None:
     code, told = transfer(copy, "--json")
     assert code == 5
     assert "delete that file" in told["error"]["hint"]
-    file.unlink()
+    where = ["--run", str(copy / "runs" / "moved")]
+    assert main(["status", "--verify", *where]) == 5
+    assert main(["status", "--repair", *where]) == 0
+    assert not file.exists()
+    assert main(["status", "--verify", *where]) == 0
     assert transfer(copy, "--json", "--to", "ep0", "--from", "ep0")[0] == 0
 
 
