@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kcircuits.cli.diff import verdict_text
 from kcircuits.cli.options import add_method, common, run_of
 from kcircuits.cli.output import (
     interval_text,
@@ -20,12 +21,6 @@ from kcircuits.errors import EXIT_OK, UsageError
 if TYPE_CHECKING:
     from kcircuits.study.track.inspection import Inspection
 
-_WORDS = {
-    "changed": "changed",
-    "no-change": "no change beyond noise",
-    "undetermined": "cannot tell",
-    None: "no result",
-}
 _MARKS = {"there": "●", "half": "◐", "gone": "·", None: " "}
 _KNOWN = {True: "yes", False: "no", None: "-"}
 _TEXT_WIDTH = 60
@@ -158,7 +153,7 @@ def _print_steps(found: "Inspection") -> None:
             number_text(row["kept"], "d"),
             number_text(row["turnover"], ".2f"),
             interval_text(row, "turnover"),
-            _WORDS[row["verdict"]],
+            "no result" if row["verdict"] is None else verdict_text(row),
         ]
         for row in found.steps
     ]

@@ -81,11 +81,7 @@ def facts_figure(table: list[Row], *, by: str) -> go.Figure:
         ygap=1 if n <= GAPS_UP_TO else 0,
         customdata=[[_pair_text(row) for row in line] for line in lines],
         hovertemplate="%{customdata}<extra></extra>",
-        colorbar={
-            "title": {"text": "shared (0 chance, 1 as one fact)", "side": "right"},
-            "thickness": 12,
-            "outlinewidth": 0,
-        },
+        colorbar={"title": {"text": "shared (0 chance, 1 as one fact)"}},
     )
     size = min(MAX_SIZE, 240 + 18 * n)
     figure.update_layout(template=TEMPLATE, height=size, showlegend=True)

@@ -64,14 +64,9 @@ def lens_figure(rows: Sequence[Row], *, quantity: str = "prob") -> go.Figure:
         customdata=[[_lens_hover(row) for row in line] for line in grid],
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
-            "title": {
-                "text": "probability" if is_prob else "rank (geometric mean)",
-                "side": "right",
-            },
+            "title": {"text": "probability" if is_prob else "rank (geometric mean)"},
             "tickvals": ticks,
             "ticktext": [f"{10.0**tick:g}" for tick in ticks],
-            "thickness": 12,
-            "outlinewidth": 0,
         },
     )
     return figure
@@ -180,11 +175,6 @@ def role_map_figure(rows: Sequence[Row]) -> go.Figure:
         )
     figure.update_xaxes(title={"text": "head"}, showgrid=False)
     figure.update_yaxes(title={"text": "layer"}, showgrid=False, col=1)
-    bar = {
-        "title": {"text": "share of facts", "side": "right"},
-        "thickness": 12,
-        "tickformat": ".0%",
-    }
     return figure.update_layout(
         template=TEMPLATE,
         height=140 + 13 * max(len(lines), 12),
@@ -192,7 +182,7 @@ def role_map_figure(rows: Sequence[Row]) -> go.Figure:
             "colorscale": HEAT,
             "cmin": 0,
             "cmax": 1,
-            "colorbar": {**bar, "outlinewidth": 0},
+            "colorbar": {"title": {"text": "share of facts"}, "tickformat": ".0%"},
         },
     )
 

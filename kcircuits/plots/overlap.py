@@ -141,12 +141,7 @@ def _heat_map(table: list[Row], field: str, title: str, shown: tuple[float, floa
         texttemplate="%{text}",
         customdata=[[_hover(row) for row in line] for line in grid],
         hovertemplate="%{customdata}<extra></extra>",
-        colorbar={
-            "title": {"text": title, "side": "right"},
-            "thickness": 12,
-            "outlinewidth": 0,
-            "len": 1,
-        },
+        colorbar={"title": {"text": title}, "len": 1},
     )
     # Frames mark the diagonal as another kind of number.
     for i in range(n):

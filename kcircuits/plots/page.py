@@ -77,7 +77,7 @@ def table_block(
         name: Ours, fixed: the element's id.
         title: Heading.
         columns: ``label``; ``kind`` text, number, verdict, dots, step or fact; ``digits`` of
-            numbers.
+            numbers (default: 2 where a number is not whole).
         rows: A cell is text, a number, None, or ``{"v": sort key, "t": text}`` with,
             optionally, a ``note`` below and ``is_marked``.
         caption: What one sees, in plain words.

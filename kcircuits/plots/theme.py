@@ -31,7 +31,10 @@ _AXIS = {
     "ticks": "",
     "title": {"font": {"size": 13}, "standoff": 10},
 }
+# The suffix keeps the tick labels off the title.
+_BAR = {"thickness": 12, "outlinewidth": 0, "ticksuffix": " ", "title": {"side": "right"}}
 TEMPLATE = go.layout.Template(
+    data={"heatmap": [{"colorbar": _BAR}]},
     layout={
         "font": {"family": FONT, "size": 12, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -42,7 +45,8 @@ TEMPLATE = go.layout.Template(
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom"},
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-    }
+        "coloraxis": {"colorbar": _BAR},
+    },
 )
 
 

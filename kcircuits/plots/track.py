@@ -165,11 +165,9 @@ def layers_figure(rows: Sequence[Row]) -> go.Figure:
         customdata=[[_layer_hover(row) for row in line] for line in grid],
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
-            "title": {"text": "share of the layer's edges", "side": "right"},
+            "title": {"text": "share of the layer's edges"},
             "tickvals": [-4, -3, -2, -1, 0],
             "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"],
-            "thickness": 12,
-            "outlinewidth": 0,
         },
     )
     figure.update_xaxes(title_text="epoch", type="category", showgrid=False)

@@ -49,7 +49,7 @@ def transfer_figure(rows: Sequence[Row], *, way: str = WAY) -> go.Figure:
     for col, name in enumerate(("faithfulness", "random")[: len(titles)], start=1):
         _add_heat(figure, table, lambda row, name=name: row[name], col, scale=HEAT, span=(0, 1))
     _lay_out(figure, table, "circuits of", "on the weights of")
-    figure.update_coloraxes(colorbar={"title": {"text": "faithfulness", "side": "right"}})
+    figure.update_coloraxes(colorbar={"title": {"text": "faithfulness"}})
     return figure
 
 
@@ -78,7 +78,7 @@ def loss_figure(
         figure, table, lambda row: row[name], 1, scale=_TWO_SIDED, span=(-top, top), label=label
     )
     _lay_out(figure, table, "circuits of", unit)
-    figure.update_coloraxes(colorbar={"title": {"text": "transfer loss", "side": "right"}})
+    figure.update_coloraxes(colorbar={"title": {"text": "transfer loss"}})
     return figure
 
 
@@ -141,7 +141,7 @@ def strata_figure(rows: Sequence[Row], *, way: str = WAY) -> go.Figure:
     shown = [*table, *references]
     _add_heat(figure, shown, lambda row: row["faithfulness"], 1, scale=HEAT, span=(0, 1))
     _lay_out(figure, shown, "circuits of", "on facts of")
-    figure.update_coloraxes(colorbar={"title": {"text": "faithfulness", "side": "right"}})
+    figure.update_coloraxes(colorbar={"title": {"text": "faithfulness"}})
     return figure
 
 
@@ -198,7 +198,7 @@ def _add_heat(
     )
     figure.update_layout(
         coloraxis={"colorscale": scale, "cmin": span[0], "cmax": span[1],
-                   "colorbar": {"thickness": 12, "outlinewidth": 0, "len": 1}},
+                   "colorbar": {"len": 1}},
     )  # fmt: skip
     for i, start in enumerate(starts):
         if start in stops:

@@ -140,6 +140,7 @@ def test_without_clusters_none_are_found(simulate, shared, template_noise, seed)
     assert found.word == "no-clusters"
     assert found.n_clusters == 0
     assert found.p > 0.05 or found.separation < 0.05 or found.stability.max() < 0.5
+    assert found.reason.endswith("needed")  # which of the three conditions failed
     assert abs(found.separation) < 0.05
 
 

@@ -146,7 +146,9 @@ def find_clusters(
     told = f"adjusted Rand {stability[best]:.2f} of two sets of the prompts, p = {p:.2g}"
     common |= {"stability": stability, "p": p, "separation": float(apart)}
     if p > ALPHA or stability[best] < MIN_STABILITY:
-        return Clusters(word="no-clusters", reason=told, labels=alone, **common)
+        needed = f"p of at most {ALPHA}" if p > ALPHA else f"an index of {MIN_STABILITY}"
+        reason = f"{told}; {needed} is needed"
+        return Clusters(word="no-clusters", reason=reason, labels=alone, **common)
     if not apart > MORE_ALIKE:
         reason = f"facts of one group share {apart:+.2f} more than others: {MORE_ALIKE} is needed"
         return Clusters(word="no-clusters", reason=reason, labels=alone, **common)

@@ -255,7 +255,7 @@
     if (value === null) return NONE;
     if (typeof value === "object") return value.t;
     if (typeof value === "number") {
-      const text = value.toFixed(column.digits || 0);
+      const text = value.toFixed(column.digits ?? (Number.isInteger(value) ? 0 : 2));
       return Number(text) ? minus(text) : text.replace("-", "");
     }
     return value;

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kcircuits.plots.cells import interval_cell, interval_text
 from kcircuits.plots.circuit_study import dataset_figure, noise_figure, settling_figure
 from kcircuits.plots.link import steps_figure
 from kcircuits.plots.page import Block, cards_block, figure_block, render_page, table_block
@@ -82,7 +83,7 @@ def circuit_study_markdown(study: CircuitStudy) -> str:
         lines += [f"{said}:", ""]
         lines += table_lines(
             list(columns.values()),
-            [[_cell(row, field) for field in columns] for row in _rows(study, name)],
+            [[_text(row, field) for field in columns] for row in _rows(study, name)],
         )
         lines += [""]
     found = study.link.rows
@@ -90,7 +91,7 @@ def circuit_study_markdown(study: CircuitStudy) -> str:
     lines += ["Turnover before forgetting:", ""]
     lines += table_lines(
         ["stratum", "facts x steps at risk", "forgotten next", "AUROC", "difference of τ", "p", ""],
-        [[_cell(row, field) for field in fields] for row in found],
+        [[_text(row, field) for field in fields] for row in found],
     )
     return "\n".join(lines) + "\n"
 
@@ -180,27 +181,31 @@ def _forgetting(study: CircuitStudy) -> Block:
 
 def _table(study: CircuitStudy, name: str) -> Block:
     said, columns = _TABLES[name]
-    heads = [{"label": label, "kind": "text"} for label in columns.values()]
-    rows = [[_cell(row, field) for field in columns] for row in _rows(study, name)]
-    return table_block(
-        f"{name}-table",
-        f"{said}, in numbers",
-        heads,
-        rows,
-        "95 % intervals over entities in brackets.",
-    )
+    rows = _rows(study, name)
+    heads = [
+        {"label": label, "kind": "text" if isinstance(rows[0][field], str) else "number"}
+        for field, label in columns.items()
+    ]
+    cells = [
+        [
+            interval_cell(row, field) if isinstance(row[field], float) else row[field]
+            for field in columns
+        ]
+        for row in rows
+    ]
+    caption = "Below a number its 95 % interval over entities, where it has one."
+    return table_block(f"{name}-table", f"{said}, in numbers", heads, cells, caption)
 
 
 def _rows(study: CircuitStudy, name: str) -> list[Row]:
     return getattr(study, name)
 
 
-def _cell(row: Row, field: str) -> str:
+def _text(row: Row, field: str) -> str:
     value = row[field]
     if not isinstance(value, float):
         return "–" if value is None else str(value)
-    ends = _ends(row, field)
-    return number(value, 3 if field == "p" else 2) + (f" ({ends})" if ends else "")
+    return interval_text(row, field, 3 if field == "p" else 2)
 
 
 def _ends(row: Row, name: str) -> str:

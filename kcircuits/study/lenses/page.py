@@ -103,12 +103,13 @@ def _role_map(lenses: RunLenses) -> Block:
 
 
 def _steps(lenses: RunLenses) -> Block:
+    counts = ("acquired", "lost", "noise", "excess")
     columns = [
-        {"label": "step", "kind": "text"},
+        {"label": "step", "kind": "step"},
         {"label": "stratum", "kind": "text"},
         {"label": "role", "kind": "text"},
         {"label": "facts", "kind": "number"},
-        *({"label": name, "kind": "number"} for name in ("acquired", "lost", "noise", "excess")),
+        *({"label": name, "kind": "number", "digits": 2} for name in counts),
     ]
     rows = [
         [

@@ -107,7 +107,7 @@ def _step_table(steps: EpochSteps) -> Block:
 def _fact_table(steps: EpochSteps) -> Block:
     columns = [
         {"label": "fact", "kind": "text"},
-        {"label": "step", "kind": "text"},
+        {"label": "step", "kind": "step"},
         {"label": "stratum", "kind": "text"},
         {"label": "turnover τ", "kind": "number", "digits": 2},
         {"label": "q", "kind": "number", "digits": 4},
@@ -131,25 +131,26 @@ def _fact_table(steps: EpochSteps) -> Block:
 def _pair_table(overlap: EpochOverlap) -> Block:
     names = {
         "jaccard": "Jaccard", "ceiling": "ceiling", "chance": "chance",
-        "chance_matched": "chance, matched by layer", "chance_degree": "chance, same degrees",
+        "chance_matched": "chance by layer", "chance_degree": "chance, same degrees",
         "other_facts": "other facts", "turnover": "turnover τ", "gained": "gained",
         "lost": "lost", "kept": "kept", "jaccard_same_prompts": "same prompts",
         "jaccard_pruned": "same prompts, pruned", "swap_p": "p of swapped labels",
         "swap_turnover": "τ of swapped labels, 1 in 20",
     }  # fmt: skip
+    counts = {"gained", "lost", "kept"}
     shown = [name for name in names if any(row.get(name) is not None for row in overlap.rows)]
     columns = [
         {"label": "stratum", "kind": "text"},
-        {"label": "pair", "kind": "text"},
+        {"label": "pair", "kind": "step"},
         {"label": "facts", "kind": "number"},
-        *({"label": names[name], "kind": "number", "digits": 3} for name in shown),
+        *({"label": names[name], "kind": "number"} for name in shown),
     ]
     rows = [
         [
             row["stratum"],
             f"{row['from']} – {row['to']}",
             row["facts"],
-            *(interval_cell(row, name, 3) for name in shown),
+            *(interval_cell(row, name, 1 if name in counts else 3) for name in shown),
         ]
         for row in overlap.rows
     ]
@@ -165,7 +166,7 @@ def _measure_table(overlap: EpochOverlap) -> Block:
     columns = [
         {"label": "measure", "kind": "text"},
         {"label": "stratum", "kind": "text"},
-        {"label": "pair", "kind": "text"},
+        {"label": "pair", "kind": "step"},
         *(
             {"label": label, "kind": "number", "digits": 3}
             for label in ("value", "ceiling", "chance", "turnover τ")

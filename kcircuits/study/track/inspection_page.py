@@ -166,7 +166,10 @@ def _steps(found: Inspection) -> Block:
     columns = [
         {"label": "from", "kind": "text"},
         {"label": "to", "kind": "text"},
-        *({"label": name, "kind": "number"} for name in ("born", "died", "noise", "kept")),
+        {"label": "born", "kind": "number"},
+        {"label": "died", "kind": "number"},
+        {"label": "noise", "kind": "number", "digits": 1},
+        {"label": "kept", "kind": "number"},
         {"label": "turnover τ", "kind": "number"},
         {"label": "verdict", "kind": "verdict"},
     ]

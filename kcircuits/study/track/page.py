@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kcircuits.analysis.temporal.structure import depth_of_all
-from kcircuits.plots.cells import interval_text
+from kcircuits.plots.cells import Cell, interval_cell
 from kcircuits.plots.page import Block, figure_block, render_page, table_block
 from kcircuits.plots.theme import number
 from kcircuits.plots.track import (
@@ -130,7 +130,7 @@ def _core(track: Track) -> Block:
     columns = [
         {"label": "stratum", "kind": "text"},
         {"label": "facts", "kind": "number"},
-        {"label": "core", "kind": "text"},
+        {"label": "core", "kind": "number"},
         {"label": "there at an epoch", "kind": "number", "digits": 1},
         {"label": "core, labels swapped", "kind": "number", "digits": 1},
     ]
@@ -138,7 +138,7 @@ def _core(track: Track) -> Block:
         [
             row["stratum"],
             row["facts"],
-            interval_text(row, "size", 1),
+            interval_cell(row, "size", 1),
             row["per_epoch"],
             row["swapped"],
         ]
@@ -207,45 +207,48 @@ def _roles(track: Track) -> Block:
 
 
 def _table(track: Track) -> Block:
-    kinds = {
-        "stratum": "text", "epoch": "text", "facts": "number", "known": "number",
-        "there": "text", "entropy": "text", "depth": "text", "compared": "number",
-        "born": "text", "died": "text", "entropy change": "text", "depth change": "text",
-        "hubs": "text",
-    }  # fmt: skip
-    columns = [{"label": label, "kind": kind} for label, kind in kinds.items()]
+    labels = (
+        "facts", "known", "there", "entropy", "depth", "compared", "born", "died",
+        "entropy change", "depth change", "hubs", "hubs changed",
+    )  # fmt: skip
+    columns = [
+        {"label": "stratum", "kind": "text"},
+        {"label": "epoch", "kind": "step"},
+        *({"label": label, "kind": "number"} for label in labels),
+    ]
     rows = [
         [
             row["stratum"], row["epoch"], row["facts"], row["known"],
-            interval_text(row, "present", 1), interval_text(row, "entropy"),
-            interval_text(row, "depth"), row["compared"],
-            _beside(row, "births", "births_swapped", 1),
-            _beside(row, "deaths", "deaths_swapped", 1),
-            _beside(row, "entropy_change", None, 2), _beside(row, "depth_change", None, 2),
-            _hub_text(row),
+            interval_cell(row, "present", 1), interval_cell(row, "entropy"),
+            interval_cell(row, "depth"), row["compared"],
+            _beside(interval_cell(row, "births", 1), row["births_swapped"], 1),
+            _beside(interval_cell(row, "deaths", 1), row["deaths_swapped"], 1),
+            interval_cell(row, "entropy_change"), interval_cell(row, "depth_change"),
+            interval_cell(row, "hubs", 1), _beside(_hubs_changed(row), row["hubs_swapped"], 2),
         ]
         for row in track.rows
     ]  # fmt: skip
     caption = (
         "Changes since the epoch before are means over the facts known at both (“compared”), "
         "paired, with 95% intervals over entities; “noise” is the same with swapped epoch labels. "
-        "Hubs: nodes that became and stopped being one, per fact."
+        "Hubs changed: nodes that became or stopped being one, per fact."
     )
     return table_block("rows", "Epochs and steps", columns, rows, caption)
 
 
-def _beside(row: Row, name: str, noise: str | None, digits: int) -> str | None:
-    if row[name] is None:
-        return None
-    text = interval_text(row, name, digits)
-    return text if noise is None else f"{text}; noise {number(row[noise], digits)}"
+def _beside(cell: Cell | None, noise: float | None, digits: int) -> Cell | None:
+    """The cell with what noise alone gives on its last line."""
+    if cell is None or noise is None:
+        return cell
+    lines = (cell.get("note"), f"noise {number(noise, digits)}")
+    return cell | {"note": "\n".join(line for line in lines if line)}
 
 
-def _hub_text(row: Row) -> str | None:
+def _hubs_changed(row: Row) -> Cell | None:
     if row["hubs_born"] is None:
         return None
-    changed = number(row["hubs_born"] + row["hubs_died"])
-    return f"{number(row['hubs'], 1)}; changes {changed}, noise {number(row['hubs_swapped'])}"
+    changed = row["hubs_born"] + row["hubs_died"]
+    return {"v": changed, "t": number(changed)}
 
 
 def _top(rows: Sequence[Row]) -> list[Row]:
